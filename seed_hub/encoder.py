@@ -1,0 +1,168 @@
+"""The seam: every network, student or teacher, as pixels in [0, 1] -> Features.
+
+Legend: B batch, H W height and width, D pooled width, P projected width, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from seed_hub.errors import SeedHubError, nearest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Features:
+    """What an encoder says of a batch of images."""
+
+    pooled: Tensor
+    """``[B, D]``: what k-NN, linear probes and the classifier see; pooled the network's own way."""
+    tokens: Tensor | None = None
+    """``[B, T, C]``: the last map's positions (or patch tokens, without class and register tokens)."""
+    logits: Tensor | None = None
+    """``[B, classes]``, when the network has a classifier."""
+    projected: Tensor | None = None
+    """``[B, P]``: the projection head's output, when the encoder carries one."""
+    stages: list[Tensor] = field(default_factory=list)
+    """One ``[B, C_i, H_i, W_i]`` per stage, shallow to deep; only when asked for."""
+
+
+class Encoder(nn.Module):
+    """A timm network with its normalisation inside.
+
+    Args:
+        backbone: a timm model.
+        arch: its plain timm name.
+        name: what the user called it.
+        mean, std: per channel, for pixels in [0, 1].
+        input_size: side in pixels it was made for.
+        head: projection head applied to ``pooled``, if it belongs to the encoder.
+        licence: terms of the weights, if known.
+        mute_classes: the network's classifier is kept only for ``logits``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        arch: str,
+        name: str | None = None,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        input_size: int = 224,
+        head: nn.Module | None = None,
+        licence: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.arch = arch
+        self.name = name or arch
+        self.input_size = input_size
+        self.licence = licence
+        self.head = head
+        # The order of a Normalize, folded: x * scale + shift.
+        scale = 1.0 / torch.tensor(std)
+        self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-torch.tensor(mean) * scale).view(1, -1, 1, 1), persistent=False)
+        self.mean, self.std = tuple(mean), tuple(std)
+        # MobileNetV3-Large: num_features is 960, the pooled embedding 1280 (`head_hidden_size`).
+        self.width: int = getattr(backbone, "head_hidden_size", None) or backbone.num_features  # type: ignore[assignment]
+        self._classifies = (getattr(backbone, "num_classes", 0) or 0) > 0
+
+    def forward(self, pixels: Tensor, *, stages: bool = False) -> Features:
+        """``pixels`` ``[B, 3, H, W]`` in [0, 1] (float) -> :class:`Features`."""
+        x = pixels * self.scale + self.shift
+        maps: list[Tensor] = []
+        if stages:
+            last, maps = self.backbone.forward_intermediates(x)
+        else:
+            last = self.backbone.forward_features(x)
+        pooled = self.backbone.forward_head(last, pre_logits=True)  # [B, D]
+        return Features(
+            pooled=pooled,
+            tokens=_tokens(last, getattr(self.backbone, "num_prefix_tokens", 0)),
+            logits=self.backbone.get_classifier()(pooled) if self._classifies else None,
+            projected=self.head(pooled) if self.head is not None else None,
+            stages=list(maps),
+        )
+
+
+class Frozen(nn.Module):
+    """An encoder for reading only: eval mode for good, no gradients, nothing to save."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    @property
+    def licence(self) -> str | None:
+        return self.encoder.licence
+
+    @property
+    def input_size(self) -> int:
+        return self.encoder.input_size
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in eval mode whatever is asked: batch norm of a teacher must not drift."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor, *, stages: bool = False) -> Features:
+        return self.encoder(pixels, stages=stages)
+
+    @torch.no_grad()
+    def embed(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` in [0, 1] -> ``[B, P]`` projected if the encoder has a head, else pooled ``[B, D]``."""
+        features = self.encoder(pixels)
+        return features.pooled if features.projected is None else features.projected
+
+
+def _tokens(last: Tensor, prefix: int) -> Tensor | None:
+    """The last map as positions ``[B, T, C]``: NCHW maps are flattened, class and register tokens dropped."""
+    if last.ndim == 4:
+        return last.flatten(2).transpose(1, 2)
+    return last[:, prefix:] if last.ndim == 3 else None
+
+
+def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) -> Encoder:
+    """A headless student by zoo name (``seed_resnet18``, ``seed_resnet18.tag``) or any timm architecture.
+
+    Raises:
+        SeedHubError: no such architecture; the nearest names are suggested.
+    """
+    from seed_hub.registration import register_with_timm
+
+    register_with_timm()
+    if not timm.is_model(name):
+        raise SeedHubError(
+            f'There is no student "{name}": `seed-hub list` names the zoo, and any timm architecture is taken.'
+            + nearest(name.split(".")[0], [*timm.list_models("seed_*"), *timm.list_models()])
+        )
+    backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+    cfg = backbone.pretrained_cfg
+    return Encoder(
+        backbone,
+        arch=cfg.get("architecture") if not name.startswith("seed_") else plain_architecture(name),
+        name=name,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        input_size=cfg["input_size"][-1],
+    )
+
+
+def plain_architecture(name: str) -> str:
+    """The timm architecture behind a zoo name: ``seed_mobilenetv3_large.tag`` -> ``mobilenetv3_large_100``."""
+    from seed_hub import catalog
+
+    return catalog.students()[name.split(".")[0]].base

@@ -1,0 +1,161 @@
+"""A model as a folder that timm (``local-dir:``), transformers and the Hub load without this package.
+
+``config.json`` names the plain timm architecture, headless; our own facts stand under a ``"seed_hub"`` key.
+``projection_head.safetensors`` beside it is for those who distil from this model; nobody else needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from seed_hub.encoder import Encoder
+from seed_hub.errors import SeedHubError
+
+WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "projection_head.safetensors"
+
+
+def save_model(folder: Path, encoder: Encoder, facts: dict[str, Any], head: nn.Sequential | None = None) -> None:
+    """Write ``encoder`` (float32, headless) and, apart, its projection head.
+
+    Each file is replaced in one step, weights before the config that names them; an interrupted save leaves the old
+    files. ``facts`` goes under ``"seed_hub"`` and must be JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if head is not None:
+        _replace_tensors(folder / HEAD, head)
+        facts = facts | {"projection_head": [list(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)]}
+    _replace_tensors(folder / WEIGHTS, encoder.backbone)
+    text = json.dumps(hub_config(encoder, facts), indent=2) + "\n"
+    replace_file(folder / CONFIG, text.encode())
+
+
+def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
+    """timm's config.json for ``encoder``: plain architecture, no classes, empty ``model_args`` (needed by both sides)."""
+    cfg = encoder.backbone.pretrained_cfg
+    keep = ("interpolation", "crop_pct", "fixed_input_size", "pool_size", "first_conv", "classifier")
+    pretrained = {k: cfg[k] for k in keep if cfg.get(k) is not None} | {
+        "tag": facts.get("tag", "untagged"),
+        "input_size": [3, encoder.input_size, encoder.input_size],
+        "mean": list(encoder.mean),
+        "std": list(encoder.std),
+        "num_classes": 0,
+    }
+    if encoder.licence:
+        pretrained["license"] = encoder.licence
+    return {
+        "architecture": encoder.arch,
+        "num_classes": 0,
+        "num_features": encoder.backbone.num_features,
+        "global_pool": cfg.get("global_pool") or _pool_of(encoder.backbone),
+        "model_args": {},
+        "pretrained_cfg": pretrained,
+        "seed_hub": facts,
+    }
+
+
+def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
+    """The encoder saved in ``folder``, strictly: every tensor is found and none is left over.
+
+    Raises:
+        SeedHubError: a file is missing or damaged, or does not fit the architecture.
+    """
+    config_path = folder / CONFIG
+    try:
+        config = json.loads(config_path.read_text())
+        arch, pretrained = config["architecture"], config["pretrained_cfg"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SeedHubError(f"{config_path} is missing or no model config ({error}): name a folder with best/ in it.") from error
+    if not timm.is_model(arch):
+        raise SeedHubError(f'{config_path} names the architecture "{arch}", which this timm does not have: upgrade timm.')
+    backbone = timm.create_model(arch, num_classes=0, **config.get("model_args") or {})
+    _load_strictly(backbone, folder / WEIGHTS)
+    facts = config.get("seed_hub", {})
+    projection = None
+    if head and (folder / HEAD).exists() and facts.get("projection_head"):
+        projection = _head_from_shapes(facts["projection_head"])
+        _load_strictly(projection, folder / HEAD)
+    return Encoder(
+        backbone,
+        arch=arch,
+        name=facts.get("name", folder.name),
+        mean=tuple(pretrained["mean"]),
+        std=tuple(pretrained["std"]),
+        input_size=pretrained["input_size"][-1],
+        head=projection,
+        licence=pretrained.get("license"),
+    )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path``, force it to disk, then rename over it: there is always one whole file."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SeedHubError(f"Could not write {path} ({error.strerror}); what was there before is kept.") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _replace_tensors(path: Path, module: nn.Module) -> None:
+    partial = path.with_name(path.name + ".partial")
+    tensors = {k: v.detach().cpu().float().contiguous() if v.is_floating_point() else v.cpu() for k, v in module.state_dict().items()}
+    try:
+        # One metadata key only: with two or more the file's bytes are not reproducible.
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise SeedHubError(f"Could not write {path} ({error}); what was there before is kept.") from error
+
+
+def _load_strictly(module: nn.Module, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SeedHubError(f"{path} is missing or damaged ({error}): copy it again or use another model.") from error
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+    if missing or extra or shapes:
+        raise SeedHubError(
+            f"{path} does not fit its architecture: missing {missing[:4]}, unexpected {extra[:4]}, "
+            f"of another shape {sorted(shapes)[:4]}; it was saved from another network."
+        )
+    module.load_state_dict(tensors)
+
+
+def _head_from_shapes(shapes: list[list[int]]) -> nn.Sequential:
+    """The MLP with ReLU between linear layers of the given ``[out, in]`` shapes."""
+    layers: list[nn.Module] = []
+    for out, width in shapes:
+        layers += [nn.Linear(width, out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _pool_of(backbone: nn.Module) -> str:
+    pool = getattr(backbone, "global_pool", None)
+    kind = getattr(pool, "pool_type", pool)
+    return kind if isinstance(kind, str) else "avg"
+

@@ -1,0 +1,94 @@
+"""Teachers: one string names any network, and none is ever silently random, mis-normalised or mis-pooled.
+
+    timm:NAME[.TAG]                          timm, pretrained
+    torchvision:NAME[/WEIGHTS]               torchvision's weights, default: its best
+    file:PATH?arch=NAME[&key=value]          a safetensors or weights_only-loadable checkpoint file
+    seed:RUN | seed:NAME[.TAG]               a run folder of ours, or a model of the zoo
+
+One file per source; each offers ``load(rest, options, image_size) -> Encoder``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from torch import nn
+
+from seed_hub.encoder import Frozen
+from seed_hub.errors import SeedHubError, nearest
+
+SOURCES = ("timm", "torchvision", "file", "seed")
+
+
+def load_teacher(spec: str, *, allow_random: bool = False, image_size: int | None = None) -> Frozen:
+    """The frozen network ``spec`` names (see the module's docstring), with its own normalisation and pooling.
+
+    Args:
+        allow_random: accept weights that are random; for tests only.
+        image_size: side in pixels it will be given, for networks that must be built for it.
+
+    Raises:
+        SeedHubError: unknown source or name, weights missing, incomplete or random; says what to do.
+    """
+    import importlib
+
+    source, colon, rest = spec.partition(":")
+    if not colon or source not in SOURCES:
+        raise SeedHubError(
+            f'"{spec}" names no teacher: write SOURCE:NAME, with SOURCE one of {", ".join(SOURCES)}, '
+            "for example timm:vit_small_patch14_dinov2.lvd142m." + nearest(source, SOURCES)
+        )
+    rest, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    module = importlib.import_module(f"seed_hub.teachers.from_{source}")
+    encoder = module.load(rest, options, image_size=image_size, allow_random=allow_random)
+    if options:
+        raise SeedHubError(f'The teacher "{spec}" has options nobody reads: {", ".join(options)}.')
+    if not allow_random and looks_untrained(encoder.backbone):
+        raise SeedHubError(
+            f'The teacher "{spec}" has random weights: every normalisation layer is at its initial values. '
+            "Name weights that were trained, or pass --allow-random-teacher if this is a test."
+        )
+    encoder.name = spec
+    return Frozen(encoder)
+
+
+def load_model(spec: str, *, image_size: int | None = None) -> Frozen:
+    """M of the command line: a run folder or model folder, a zoo name (``untrained:NAME`` for its initial weights), or a
+    teacher string."""
+    if spec.startswith("untrained:"):
+        import torch
+
+        from seed_hub.encoder import build_student
+
+        torch.manual_seed(0)
+        encoder = build_student(spec.removeprefix("untrained:"))
+        encoder.name = spec
+        return Frozen(encoder)
+    if spec.partition(":")[0] in SOURCES:
+        return load_teacher(spec, image_size=image_size)
+    if Path(spec).exists() or spec.split(".")[0].startswith("seed_"):
+        return load_teacher("seed:" + spec, image_size=image_size)
+    raise SeedHubError(
+        f'"{spec}" is no model: name a run folder, a model of the zoo (`seed-hub list`), untrained:NAME, '
+        f"or a teacher such as timm:NAME ({', '.join(SOURCES)})."
+    )
+
+
+def looks_untrained(backbone: nn.Module) -> bool:
+    """True if every normalisation layer still has its initial weight, bias and running statistics.
+
+    Weights of convolutions cannot tell; norms can, as training moves all of them within a few steps.
+    """
+    norms = [m for m in backbone.modules() if getattr(m, "weight", None) is not None and "norm" in type(m).__name__.lower()]
+    if not norms:
+        return False
+    return all(_at_start(m) for m in norms)
+
+
+def _at_start(norm: nn.Module) -> bool:
+    weight, bias = norm.weight, getattr(norm, "bias", None)
+    mean = getattr(norm, "running_mean", None)
+    constant = bool((weight == weight.flatten()[0]).all())  # ones, or zeros where a residual branch starts closed
+    return constant and (bias is None or not bias.any()) and (mean is None or not mean.any())

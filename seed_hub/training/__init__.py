@@ -1,0 +1,1 @@
+"""Distil any self-supervised teacher into any student, or pretrain without one."""

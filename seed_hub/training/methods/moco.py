@@ -1,0 +1,108 @@
+"""MoCo v2: momentum contrast (He et al., CVPR 2020, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297).
+
+    loss = mean over the batch of  - log( exp(q . k+ / tau) / (exp(q . k+ / tau) + sum_{j=1..K} exp(q . k_j / tau)) )
+    theta_k <- m theta_k + (1 - m) theta_q      after each step
+
+q comes from the student and its MLP head on one view, k+ from their moving average on the other view; the K negatives
+are earlier k+.
+
+Where we differ: the queue starts empty instead of random; and instead of shuffling keys between GPUs, so that a query
+and its key do not share batch statistics, the keys are encoded in `key_groups` batch-norm groups while the queries form
+one: which group a key was in cannot be read off its query. That works in one process too.
+
+Legend: B batch, D embedding width, K queue.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from seed_hub.encoder import Encoder
+from seed_hub.training.feature_queue import FeatureQueue
+from seed_hub.training.method import Batch, Method, projection_head
+from seed_hub.training.views import MOCO_V2, ViewSettings, recipe
+
+
+def info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float = 0.2) -> Tensor:
+    """- log softmax of the positive among 1 + K candidates, mean over the batch; the positive is candidate 0.
+
+    Args:
+        query, key: ``[B, D]``, row i of ``key`` is the positive of row i of ``query``; normalised here. The gradient
+            reaches both, and a caller that wants momentum contrast passes ``key.detach()``.
+        queue: negatives ``[K, D]``, normalised here; may be empty.
+        temperature: tau > 0.
+
+    Returns:
+        A scalar in float32 (float64 for float64 input), also under autocast.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        exact = torch.float64 if query.dtype == torch.float64 else torch.float32
+        query, key, queue = (normalize(x.to(exact), dim=1) for x in (query, key, queue))
+        positive = (query * key).sum(1, keepdim=True)  # [B, 1]
+        logits = torch.cat([positive, query @ queue.T], dim=1) / temperature  # [B, 1 + K]
+        return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of MoCo v2."""
+
+    queue_size: int = 65536
+    """K, how many earlier keys are negatives"""
+    temperature: float = 0.2
+    """tau, softmax temperature of the similarities"""
+    key_momentum: float = 0.999
+    """m, share of the moving average that is kept at each step"""
+    embedding_width: int = 128
+    """D, width of the embedding that is contrasted"""
+    hidden_width: int = 2048
+    """width of the head's hidden layer; 0: as wide as the features"""
+    key_groups: int = 4
+    """batch-norm groups the shuffled keys are encoded in, on each process"""
+
+
+class Moco(Method):
+    """A student that learns by itself, and a moving average of it for the keys."""
+
+    Settings = Settings
+    needs_teacher = False
+
+    def __init__(self, student: Encoder, settings: Settings, teacher_width: int | None) -> None:
+        super().__init__(student, settings, teacher_width)
+        hidden = settings.hidden_width or student.width
+        self.head = projection_head(student.width, hidden, settings.embedding_width)
+        self.key_student = copy.deepcopy(student).requires_grad_(False)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.queue = FeatureQueue(settings.queue_size, settings.embedding_width)
+
+    def view_settings(self, size: int) -> list[ViewSettings]:
+        return [recipe(MOCO_V2, size), recipe(MOCO_V2, size)]
+
+    @torch.no_grad()
+    def _keys(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, S, S]`` -> keys ``[B, D]``, encoded in separate batch-norm groups."""
+        groups = pixels.chunk(max(1, min(self.settings.key_groups, len(pixels) // 2)))
+        return torch.cat([self.key_head(self.key_student(g).pooled) for g in groups])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        query = self.project(self.student(batch.views[0]).pooled)  # [B, D]
+        key = self._keys(batch.views[1])  # [B, D]
+        loss = info_nce(query, key, self.queue.get(), temperature=self.settings.temperature)
+        return {"loss": loss, "enqueue": key}
+
+    @torch.no_grad()
+    def after_step(self, outputs: dict[str, Tensor]) -> None:
+        self.queue.push(outputs["enqueue"])
+        m = self.settings.key_momentum
+        for own, average in ((self.student, self.key_student), (self.head, self.key_head)):
+            _move(average, own, m)
+
+
+def _move(average: nn.Module, own: nn.Module, m: float) -> None:
+    """theta_k <- m theta_k + (1 - m) theta_q, all tensors at once."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - m)

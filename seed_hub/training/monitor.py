@@ -1,0 +1,186 @@
+"""Is it working? Asked of held-out images during a run, without labels.
+
+Legend: N images, D width, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, interpolate
+
+from seed_hub.data import Images
+from seed_hub.data.center import center_pixels
+from seed_hub.encoder import Frozen
+from seed_hub.eval.knn import knn_accuracy, neighbours
+from seed_hub.training.method import Method
+from seed_hub.training.views import make_view, view_rng
+
+NEIGHBOURS = 10
+# View numbers no run of training reaches: the held-out views never coincide with a training view.
+_WATCH_VIEW = 2**48
+
+
+def neighbour_overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
+    """Mean share of each row's k nearest neighbours (cosine, itself excluded) in ``a`` that are also its in ``b``.
+
+    ``a`` ``[N, D]`` and ``b`` ``[N, E]`` embed the same N images. 1: the same neighbours; by chance k / (N - 1).
+    """
+    near_a, near_b = _nearest_others(a, k), _nearest_others(b, k)
+    return (near_a[:, :, None] == near_b[:, None, :]).any(2).float().mean().item()
+
+
+def _nearest_others(x: Tensor, k: int) -> Tensor:
+    """``[N, D]`` -> indices ``[N, k]`` of the nearest other rows."""
+    _, near = neighbours(x, x, k + 1)
+    itself = torch.arange(len(x), device=near.device)[:, None]
+    # Duplicates can push a row out of first place in its own list: drop it wherever it is, else the last.
+    position = torch.where((near == itself).any(1), (near == itself).int().argmax(1), torch.tensor(k))
+    keep = torch.arange(k + 1) != position[:, None]
+    return near[keep].view(len(x), k)
+
+
+def effective_rank(x: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of the centred ``[N, D]`` (Roy and Vetterli, 2007).
+
+    From 1 (all images on one line: collapse) to min(N - 1, D).
+    """
+    s = torch.linalg.svdvals((x - x.mean(0)).double())
+    p = s / s.sum().clamp_min(1e-12)
+    return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
+
+
+def view_retrieval(a: Tensor, b: Tensor) -> float:
+    """Share of rows of ``a`` ``[N, D]`` whose nearest row of ``b`` is the other view of the same image."""
+    _, near = neighbours(b, a, 1)
+    return (near[:, 0] == torch.arange(len(a), device=near.device)).float().mean().item()
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the held-out images."""
+
+    score: float
+    """what ``best/`` follows: agreement if there is a teacher, else view retrieval"""
+    agreement: float | None
+    """top-10 neighbour overlap of the student's pooled features with the teacher's embedding"""
+    cosine: float | None
+    """mean cosine of the student's projected embedding to the teacher's"""
+    view_retrieval: float
+    """share of images found again among all from another view of them, by the pooled features"""
+    effective_rank: float
+    """of the pooled features"""
+    knn: float | None
+    """leave-one-out k-NN accuracy in percent (k = 10), where labels exist; shown, never used"""
+
+
+class Monitor:
+    """Holds the held-out pixels and the teacher's embeddings of them.
+
+    Args:
+        images: the held-out images.
+        teacher: or None.
+        size, teacher_size: sides in pixels, as in training.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        teacher: Frozen | None,
+        method: Method,
+        *,
+        size: int,
+        teacher_size: int,
+        seed: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.device, self.labels, self.autocast = device, images.labels, autocast
+        pictures = [images.load(i) for i in range(len(images))]
+        self.pixels = torch.stack([center_pixels(p, size) for p in pictures])  # uint8 [N, 3, S, S]
+        first = method.view_settings(size)[0]
+        views = [make_view(p, first, view_rng(seed, i, _WATCH_VIEW)) for i, p in enumerate(pictures)]
+        self.views = torch.stack([torch.from_numpy(v) for v in views])
+        self.teacher: Tensor | None = None  # [N, D]
+        if teacher is not None:
+            self.teacher = self._run(lambda x: teacher.embed(enlarge(x, teacher_size)), self.pixels)
+
+    def _run(self, embed: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        """``embed`` over all ``pixels`` in the run's precision; float32 on the CPU."""
+        with self.autocast():
+            return torch.cat([embed(self._on_device(p)).float().cpu() for p in pixels.split(128)])
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        """uint8 ``[B, 3, S, S]`` -> float in [0, 1] where the networks are."""
+        return pixels.to(self.device).to(memory_format=torch.channels_last).float() / 255
+
+    @torch.no_grad()
+    def look(self, method: Method) -> Look:
+        """Measure ``method`` as it is now; its state is not changed."""
+        training = method.training
+        method.eval()
+        try:
+            both = self._run(lambda x: _pooled_and_embedding(method, x), self.pixels)
+            pooled, embedding = both.split([method.student.width, both.shape[1] - method.student.width], dim=1)
+            other = self._run(lambda x: method.student(x).pooled, self.views)
+        finally:
+            method.train(training)
+        agreement = cosine = knn = None
+        if self.teacher is not None:
+            agreement = neighbour_overlap(pooled, self.teacher)
+            cosine = cosine_similarity(embedding, self.teacher).mean().item()
+        if self.labels is not None:
+            knn = _leave_one_out(pooled, torch.as_tensor(self.labels))
+        found = view_retrieval(other, pooled)
+        return Look(
+            score=found if agreement is None else agreement,
+            agreement=agreement,
+            cosine=cosine,
+            view_retrieval=found,
+            effective_rank=effective_rank(pooled),
+            knn=knn,
+        )
+
+
+def _pooled_and_embedding(method: Method, x: Tensor) -> Tensor:
+    """``[B, D + P]``: what ships and what is trained against the teacher, from one pass of the student."""
+    pooled = method.student(x).pooled
+    return torch.cat([pooled.float(), method.project(pooled).float()], dim=1)
+
+
+def _leave_one_out(x: Tensor, labels: Tensor) -> float:
+    return knn_accuracy(x, labels, x, labels, k=(10,), leave_one_out=True)[10]
+
+
+def enlarge(pixels: Tensor, size: int) -> Tensor:
+    """``[B, 3, S, S]`` -> ``[B, 3, size, size]``, bilinear; unchanged for size 0."""
+    if not size or pixels.shape[-1] == size:
+        return pixels
+    return interpolate(pixels, size=(size, size), mode="bilinear", antialias=size < pixels.shape[-1])
+
+
+def verdict(first: Look, best: Look, n: int) -> str:
+    """One sentence: did it work, against the untrained student?"""
+    rank = f"effective rank {first.effective_rank:.0f} -> {best.effective_rank:.0f}"
+    if best.agreement is None:
+        gain, what = best.view_retrieval - first.view_retrieval, "of held-out images are found again from another view"
+        before, now, chance = first.view_retrieval, best.view_retrieval, 1 / n
+        enough = now > 1.5 * before and gain > 0.05
+    else:
+        assert first.agreement is not None
+        gain, what = best.agreement - first.agreement, f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's"
+        before, now, chance = first.agreement, best.agreement, NEIGHBOURS / (n - 1)
+        enough = now > 1.5 * before and gain > 0.05
+    numbers = f"{now:.1%} {what} (untrained {before:.1%}, chance {chance:.1%}), {rank}"
+    if best.effective_rank < 0.3 * first.effective_rank and best.effective_rank < 8:
+        return f"COLLAPSED: {numbers}. The embedding lost its dimensions: lower the learning rate or use more negatives."
+    if enough:
+        return f"It worked: {numbers}."
+    if gain > 0.01:
+        return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."
+    return f"It did not work: {numbers}. Check the learning rate, the teacher and the images in the report."
+

@@ -1,0 +1,39 @@
+"""Optimiser and learning rate, as functions of the settings and the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from seed_hub.errors import SeedHubError
+from seed_hub.training.settings import RunSettings
+
+PEAK_PER_256 = {"sgd": 0.03, "adamw": 1e-3}
+
+
+def build_optimizer(method: nn.Module, settings: RunSettings) -> torch.optim.Optimizer:
+    """SGD (decay on all parameters, as MoCo and SEED) or AdamW (none on biases and norms)."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    lr = peak_lr(settings)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay)
+    decayed = [p for p in trained if p.ndim > 1]
+    exempt = [p for p in trained if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def peak_lr(settings: RunSettings) -> float:
+    """The settings' learning rate, or the optimiser's default scaled linearly with the batch."""
+    if settings.optimizer not in PEAK_PER_256:
+        raise SeedHubError(f'Unknown --optimizer "{settings.optimizer}": choose {" or ".join(PEAK_PER_256)}.')
+    return settings.lr or PEAK_PER_256[settings.optimizer] * settings.batch_size / 256
+
+
+def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear from 0 over ``warmup`` steps, then a half cosine to 0 at ``steps``; per step, not per epoch."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

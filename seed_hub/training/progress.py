@@ -1,0 +1,113 @@
+"""How a run looks while it runs: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn
+from torch import Tensor
+
+from seed_hub.training.monitor import Look
+
+REPORT_SECONDS = 20.0
+
+
+class Progress:
+    """Averages of what the steps return, images per second, time left for the whole run, memory.
+
+    Values stay on the device until a report is due, so that a step does not wait for the accelerator.
+    """
+
+    def __init__(self, steps: int, batch_size: int, *, first: int, show: bool) -> None:
+        self.steps, self.batch_size, self.show = steps, batch_size, show
+        self._sums: dict[str, Tensor] = {}
+        self._count, self._step, self._reported = 0, first, False
+        self._since = self._start = time.monotonic()
+        self._first = first
+        self._last: Tensor | None = None
+        self._speed = 0.0
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Bar | None = None
+        if show and self._console.is_terminal:
+            self._bar = Bar(BarColumn(30), TextColumn("{task.description}"), console=self._console)
+            self._task = self._bar.add_task("starting", total=steps, completed=first)
+            self._bar.start()
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """One step's scalars; "loss" among them."""
+        for key, value in scalars.items():
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+        self._last = scalars["loss"]
+        self._count += 1
+
+    def due(self) -> bool:
+        """After the first step (to show life), then every few seconds."""
+        wait = 1.0 if self._bar is not None else REPORT_SECONDS
+        return not self._reported or time.monotonic() - self._since > wait
+
+    def last_loss(self) -> float:
+        return 0.0 if self._last is None else float(self._last)
+
+    def report(self, step: int, lr: float) -> dict[str, Any]:
+        """Averages since the last report, shown and returned for the log."""
+        now = time.monotonic()
+        line: dict[str, Any] = {"step": step, "images": step * self.batch_size}
+        line |= {k: round(float(v) / self._count, 5) for k, v in self._sums.items()}
+        rate = (step - self._step) * self.batch_size / max(1e-9, now - self._since)
+        # The first interval holds the workers' start; later ones are smoothed.
+        self._speed = rate if self._speed == 0 or not self._reported else 0.8 * self._speed + 0.2 * rate
+        left = (self.steps - step) * self.batch_size / max(self._speed, 1e-9)
+        line |= {"lr": lr, "images_per_second": round(rate, 1), "seconds_left": round(left), "memory_gb": round(_memory(), 2)}
+        line["seconds"] = round(now - self._start, 1)
+        self._sums, self._count, self._step, self._since, self._reported = {}, 0, step, now, True
+        text = (
+            f"step {step}/{self.steps}  loss {line['loss']:.4f}  {rate:,.0f} images/s  "
+            f"{_duration(left)} left  {line['memory_gb']:.1f} GB"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            self.say(text)
+        return line
+
+    def look(self, step: int, look: Look) -> None:
+        """One line about the held-out images."""
+        parts = [f"view retrieval {look.view_retrieval:.1%}", f"effective rank {look.effective_rank:.0f}"]
+        if look.agreement is not None:
+            parts = [f"agreement with the teacher {look.agreement:.1%}", f"cosine {look.cosine:.3f}", *parts]
+        if look.knn is not None:
+            parts.append(f"k-NN {look.knn:.1f} % (labels only shown)")
+        self.say(f"step {step}/{self.steps}  held out: " + "  ".join(parts))
+
+    def say(self, text: str) -> None:
+        if not self.show:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _memory() -> float:
+    """Peak memory in GB: the accelerator's if there is one, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {int(seconds % 60):02d} s"

@@ -1,0 +1,61 @@
+"""What a run can be told, for any method. Free of torch: the command line reads it for ``--help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A run, resolved: written to its folder as config.json."""
+
+    data: str = ""
+    """unlabelled images: a folder, parquet file or folder, or a Hub data set id"""
+    split: str = ""
+    """split of the data to train on; empty: the data set's train split, or all of it"""
+    student: str = "seed_mobilenetv3_large"
+    """the network to train: a name of the zoo, or any timm architecture"""
+    method: str = "seed"
+    """how to train it"""
+    teacher: str = ""
+    """the network to learn from: timm:NAME, torchvision:NAME, file:PATH?arch=NAME, or seed:RUN"""
+    out: str = ""
+    """folder of the run"""
+    size: int = 224
+    """side of the student's views in pixels"""
+    teacher_size: int = 0
+    """side the views are enlarged to for the teacher, in pixels; 0: as the student sees them"""
+    batch_size: int = 256
+    """images per step, over all processes together"""
+    accumulate: int = 1
+    """parts each batch is split into, one after the other, to save memory"""
+    epochs: float = 200.0
+    """passes over the images"""
+    optimizer: str = "sgd"
+    """sgd (momentum 0.9) or adamw"""
+    lr: float = 0.0
+    """peak learning rate; 0: 0.03 per 256 images for sgd, 0.001 per 256 for adamw"""
+    weight_decay: float = 1e-4
+    """decay of weights; biases and norms are exempt under adamw"""
+    warmup_epochs: float = 5.0
+    """epochs of linear warm-up, stepwise from 0; at most a tenth of the run"""
+    clip: float = 0.0
+    """largest norm of the gradient; 0: no clipping"""
+    precision: str = "auto"
+    """auto, fp32 or bf16 (auto: bf16 on GPUs that have it and on CPUs with AMX)"""
+    workers: int = -1
+    """processes that load images; -1: one less than the cores, at most 8"""
+    seed: int = 0
+    """of weights, order and views"""
+    held_out: int = 2000
+    """images kept from training to watch it by; at most a tenth of the data"""
+    watch_every: float = 0.0
+    """epochs between two looks at the held-out images; 0: twenty looks over the run"""
+    save_every: float = 10.0
+    """minutes between two checkpoints"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps"""
+    allow_bad: float = 0.01
+    """largest share of unreadable images to go on with"""
+    allow_random_teacher: bool = False
+    """for tests only: accept a teacher whose weights are random"""
