@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -243,7 +244,7 @@ def _ship(accelerator: Accelerator, path, method: Method, settings: RunSettings,
     facts = {
         "name": settings.student,
         "method": settings.method,
-        "teacher": teacher.name if teacher else None,
+        "teacher": _without_folders(teacher.name) if teacher else None,
         "teacher_licence": teacher.licence if teacher else None,
         "size": settings.size,
         "step": step,
@@ -252,6 +253,12 @@ def _ship(accelerator: Accelerator, path, method: Method, settings: RunSettings,
     if look is not None:
         facts["look"] = asdict(look)
     save_model(path, method.student, facts, method.head)
+
+
+def _without_folders(spec: str) -> str:
+    """``file:/home/me/teacher.safetensors?arch=x`` -> ``file:teacher.safetensors?arch=x``: a model says no one's paths."""
+    source, _, rest = spec.partition(":")
+    return f"{source}:{Path(rest).name}" if source in ("file", "seed") else spec
 
 
 def _state(method: Method, optimizer, settings: RunSettings, step: int, best: float, looks: list[dict]) -> dict:

@@ -18,11 +18,11 @@ def build_optimizer(method: nn.Module, settings: RunSettings) -> torch.optim.Opt
     trained = [p for p in method.parameters() if p.requires_grad]
     lr = peak_lr(settings)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay, fused=True)
     decayed = [p for p in trained if p.ndim > 1]
     exempt = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def peak_lr(settings: RunSettings) -> float:

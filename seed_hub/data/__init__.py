@@ -1,0 +1,9 @@
+"""Where images come from: a folder, parquet files, or a Hub data set, all seen as one ``Images``.
+
+torch is only imported by ``seed_hub.data.center``, which makes tensors.
+"""
+
+from seed_hub.data.images import Images, split_held_out
+from seed_hub.data.opening import list_splits, open_images
+
+__all__ = ["Images", "list_splits", "open_images", "split_held_out"]

@@ -1,0 +1,125 @@
+"""Features of all images of a data set, once: what every frozen-network protocol starts from.
+
+Legend: N images, B batch, D feature width, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from seed_hub.data import Images
+from seed_hub.data.center import CenterViews
+from seed_hub.encoder import Encoder, Frozen
+from seed_hub.errors import SeedHubError
+
+KINDS = ("pooled", "projected")
+
+
+def extract(
+    encoder: Frozen | Encoder,
+    images: Images,
+    *,
+    size: int = 0,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    features: str = "pooled",
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """One centre view of each image through the encoder: float32 ``[N, D]`` on the CPU, row i is image i.
+
+    Args:
+        encoder: moved to ``device``, run in eval mode, its modes put back afterwards.
+        size: input side in pixels; 0: the encoder's own ``input_size``.
+        batch_size: images per forward pass.
+        workers: processes that decode; 0: this one does; -1: one less than the cores, at most 8.
+        device: a torch device, or "auto" (the accelerator if there is one).
+        features: "pooled" (the trunk, what papers probe) or "projected" (behind the projection head).
+        progress: called with (images done, images in all).
+
+    Raises:
+        SeedHubError: no images, no projection head, or features that are not finite numbers.
+    """
+    if features not in KINDS:
+        raise SeedHubError(f'There are no "{features}" features: choose "pooled" or "projected".')
+    if len(images) == 0:
+        raise SeedHubError(f"{images.source} holds no images to compute features of.")
+    device = pick_device(device)
+    views = CenterViews(images, size or encoder.input_size)
+    rows, done = torch.empty(0), 0
+    with _eval_mode(encoder.to(device)):
+        for pixels, index in _loader(views, batch_size, workers, device):
+            found = _forward(
+                encoder, pixels.to(device, non_blocking=True), features
+            ).cpu()  # [B, D]  CPU-GPU sync
+            _check_finite(found, index, encoder, images)
+            if not done:
+                rows = torch.empty(len(images), found.shape[1])  # [N, D]
+            rows[index] = found
+            done += len(index)
+            if progress:
+                progress(done, len(images))
+    return rows
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """A torch device from its name; "auto" is the accelerator if there is one, else the CPU."""
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise SeedHubError(
+            f'"{device}" is no torch device: use "auto", "cpu", "cuda" or "cuda:1".'
+        ) from error
+
+
+def _loader(views: CenterViews, batch_size: int, workers: int, device: torch.device) -> DataLoader:
+    return DataLoader(
+        views,
+        batch_size=batch_size,
+        num_workers=min(8, (os.cpu_count() or 1) - 1) if workers < 0 else workers,
+        pin_memory=device.type == "cuda",
+        # Its own generator: a loader otherwise draws a seed from the global one, and a training run that
+        # measures itself every few epochs would no longer equal one that does not.
+        generator=torch.Generator(),
+    )
+
+
+@torch.inference_mode()
+def _forward(encoder: Frozen | Encoder, pixels: Tensor, kind: str) -> Tensor:
+    """uint8 ``[B, 3, S, S]``, a quarter of the bytes over the bus, -> float32 ``[B, D]``."""
+    found = getattr(encoder(pixels.to(memory_format=torch.channels_last).float().div_(255)), kind)
+    if found is None:
+        raise SeedHubError(f'{encoder.name} has no projection head: ask for its "pooled" features.')
+    return found.float()
+
+
+def _check_finite(found: Tensor, index: Tensor, encoder: Frozen | Encoder, images: Images) -> None:
+    bad = ~torch.isfinite(found).all(dim=1)  # [B]
+    if bad.any():
+        first = int(index[bad][0])
+        raise SeedHubError(
+            f"{encoder.name} gave features that are not finite numbers for {int(bad.sum())} of {len(index)} images "
+            f"(first: image {first} of {images.source}): its weights are damaged or its training diverged, "
+            "so take an earlier checkpoint."
+        )
+
+
+@contextmanager
+def _eval_mode(encoder: nn.Module) -> Iterator[None]:
+    """Eval mode within, each module's own mode afterwards (a student may have frozen parts)."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

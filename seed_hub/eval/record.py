@@ -1,0 +1,255 @@
+"""One JSON line per measurement: what was measured, on what, how, by which code, on which machine.
+
+``eval/results/*.jsonl`` is made of these, and every number in a table or card comes from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from seed_hub.errors import SeedHubError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seed_hub.data import Images
+
+PACKAGES = ("seed_hub", "torch", "torchvision", "timm", "numpy", "pillow")
+HOW_FAST = ("batch_size", "workers", "device")
+"""settings that change the time a measurement takes, and not what it measures"""
+
+
+def result_line(
+    protocol: str,
+    values: Iterable[tuple[str, float]],
+    *,
+    headline: str,
+    spec: str,
+    encoder: nn.Module,
+    train: Images,
+    test: Images,
+    settings: Any,
+    seconds: float,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The line of one run of a protocol.
+
+    Args:
+        values: what ``evaluate`` yielded; a name that came n times is summarised by mean and deviation.
+        headline: the metric to put first (the protocol's ``HEADLINE``); the first of ``values`` if it is not there.
+        spec: the model as it was asked for; paths are cut to their last part.
+        encoder: whose weights were measured.
+        settings: the protocol's frozen dataclass.
+        facts: anything a table should know of the model (method, teacher, images seen, cost).
+    """
+    grouped: dict[str, list[float]] = {}
+    for name, value in values:
+        grouped.setdefault(name, []).append(float(value))
+    if not grouped:
+        raise SeedHubError(f"The protocol {protocol} gave no value: there is nothing to record.")
+    summary = {name: _summary(found) for name, found in grouped.items()}
+    metric = headline if headline in summary else next(iter(summary))
+    resolved = asdict(settings)
+    if resolved.get("size") == 0:
+        resolved["size"] = getattr(encoder, "input_size", 0)
+    return {
+        "protocol": protocol,
+        "metric": metric,
+        **summary[metric],
+        "values": summary,
+        "model": {
+            "spec": without_folders(spec),
+            "name": without_folders(getattr(encoder, "name", spec)),
+            "sha256": weights_sha256(encoder),
+            "facts": facts or {},
+        },
+        "data": {"train": _data(train), "test": _data(test)},
+        "settings": json.loads(json.dumps(resolved, default=str).replace("Infinity", '"inf"')),
+        **commit(),
+        "seconds": round(seconds, 1),
+        "machine": machine(),
+        "versions": versions(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _summary(found: list[float]) -> dict[str, Any]:
+    """``value`` and ``mean`` agree; ``std`` is that of a sample, and unknown for one run."""
+    mean = fmean(found)
+    return {"value": mean, "n": len(found), "mean": mean, "std": stdev(found) if len(found) > 1 else None}
+
+
+def _data(images: Images) -> dict[str, Any]:
+    return {
+        "source": without_folders(images.source),
+        "split": images.split,
+        "images": len(images),
+        "fingerprint": images.fingerprint,
+    }
+
+
+def without_folders(name: str) -> str:
+    """A path becomes its last part, so that no line tells how someone's disk is laid out; other names stay.
+
+    ``file:/home/me/moco.pth?arch=resnet50`` -> ``file:moco.pth?arch=resnet50``; of a run, ``runs/a/best`` ->
+    ``a/best``; ``org/name`` on the Hub, where no such file is, stays.
+    """
+    found = re.match(r"((?:file|seed):)?(.*?)(\?.*)?$", name, re.DOTALL)
+    prefix, path, options = (part or "" for part in found.groups())  # type: ignore[union-attr]
+    is_path = prefix == "file:" or re.match(r"[/~.\\]|[A-Za-z]:[/\\]", path) or os.path.exists(path)
+    if is_path:
+        parts = [part for part in re.split(r"[/\\]", os.path.abspath(os.path.expanduser(path))) if part]
+        path = "/".join(parts[-2:] if parts[-1] in ("best", "last") else parts[-1:])
+    return prefix + path + options
+
+
+def weights_sha256(encoder: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of the weights, 64 hex digits: the same from any file."""
+    import torch
+
+    state = getattr(encoder, "encoder", encoder).state_dict()  # Frozen or Encoder
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def commit() -> dict[str, Any]:
+    """``commit`` of the checkout this package runs from and ``dirty``: True if its code differs; None if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # a wheel inside another project's checkout is not that project
+        return {"commit": None, "dirty": None}
+    head, changed = (
+        _git(root, *ask) for ask in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "seed_hub"])
+    )
+    return {"commit": head or None, "dirty": None if changed is None else bool(changed)}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, threads of torch, GPU; not the machine's name."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": _cpu(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages a number may depend on; None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    if package == "seed_hub":  # from a checkout there is no installed version to ask for
+        import seed_hub
+
+        return seed_hub.__version__
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def append_result(path: str | Path, line: dict[str, Any]) -> None:
+    """Add one line, whole or not at all, in a single write: several evaluations may share a file.
+
+    Raises:
+        SeedHubError: a value that is no number, or a disk that is full; the file is as it was.
+    """
+    path = Path(path)
+    try:
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        raise SeedHubError(
+            f"The result for {path} holds a value that is not finite: it is not recorded."
+        ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_once(path, data)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SeedHubError(
+            f"Could not add the result to {path} ({reason}); nothing in it changed."
+        ) from error
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        before = os.fstat(handle).st_size
+        if before and os.pread(handle, 1, before - 1) != b"\n":  # a line edited by hand
+            data = b"\n" + data
+        written = os.write(handle, data)
+        if written < len(data):
+            if os.fstat(handle).st_size == before + written:
+                os.ftruncate(handle, before)
+            raise OSError(0, "the disk is full")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def results(path: str | Path) -> list[dict[str, Any]]:
+    """All lines of a results file, in order; none if there is no file.
+
+    Raises:
+        SeedHubError: a line that is not JSON, by its number.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    found = []
+    for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            found.append(json.loads(text))
+        except ValueError as error:
+            raise SeedHubError(
+                f"Line {number} of {path} is not a result ({error}): repair or remove it."
+            ) from error
+    return found
+
+
+def identity(line: dict[str, Any]) -> tuple[str, ...]:
+    """What makes two lines the same measurement: protocol, settings, weights and data; not time, machine or commit."""
+    settings = {name: value for name, value in line["settings"].items() if name not in HOW_FAST}
+    data = [[part["fingerprint"], part["split"], part["images"]] for part in line["data"].values()]
+    parts = (line["protocol"], settings, line["model"]["sha256"], data)
+    return tuple(json.dumps(part, sort_keys=True) for part in parts)
+
+
+def find_result(path: str | Path, line: dict[str, Any]) -> dict[str, Any] | None:
+    """The last line of the file that is the same measurement as ``line``, or None."""
+    same = [other for other in results(path) if identity(other) == identity(line)]
+    return same[-1] if same else None

@@ -1,0 +1,24 @@
+"""Vision transformers (Dosovitskiy et al., 2021)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from seed_hub.students.student import build, student
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@student(
+    base="vit_tiny_patch16_224",
+    parameters=5_524_416,
+    macs=1_253_491_200,
+    width=192,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    fixed_input_size=True,  # its position embeddings: pass img_size=N or dynamic_img_size=True for another side
+)
+def seed_vit_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ViT-Tiny, patches of 16 px: for teachers that are transformers."""
+    return build("seed_vit_tiny", pretrained, **kwargs)

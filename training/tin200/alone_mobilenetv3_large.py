@@ -1,0 +1,11 @@
+"""MobileNetV3-Large by MoCo v2 alone: the baseline of seed_mobilenetv3_large.py, as many images seen.
+
+Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+
+    python training/tin200/alone_mobilenetv3_large.py --data tiny-imagenet-200 --out runs
+"""
+
+from rows import MOCO, main
+
+if __name__ == "__main__":
+    main("alone_mobilenetv3_large", 160_000, {"student": "seed_mobilenetv3_large", "method": "moco"}, MOCO)

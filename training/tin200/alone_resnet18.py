@@ -1,0 +1,11 @@
+"""ResNet-18 by MoCo v2 alone: the baseline of seed_resnet18.py, as many images seen.
+
+Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+
+    python training/tin200/alone_resnet18.py --data tiny-imagenet-200 --out runs
+"""
+
+from rows import MOCO, main
+
+if __name__ == "__main__":
+    main("alone_resnet18", 160_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)

@@ -1,0 +1,11 @@
+"""The teacher: ResNet-18 by MoCo v2, without labels.
+
+Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+
+    python training/tin200/moco_resnet18.py --data tiny-imagenet-200 --out runs
+"""
+
+from rows import MOCO, main
+
+if __name__ == "__main__":
+    main("moco_resnet18", 450_000, {"student": "seed_resnet18", "method": "moco"}, MOCO)

@@ -1,0 +1,11 @@
+"""MobileNetV3-Large distilled by SEED from the MoCo ResNet-18.
+
+Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+
+    python training/tin200/seed_mobilenetv3_large.py --data tiny-imagenet-200 --out runs
+"""
+
+from rows import main
+
+if __name__ == "__main__":
+    main("seed_mobilenetv3_large", 160_000, {"student": "seed_mobilenetv3_large", "method": "seed", "teacher": "seed:{runs}/moco_resnet18"}, {"queue_size": 16384})
