@@ -13,7 +13,6 @@ from seed_hub.data.folder import folder_splits, open_folder
 from seed_hub.data.images import Images, Store
 from seed_hub.errors import SeedHubError
 
-
 Source = str | os.PathLike | Sequence[str]
 
 

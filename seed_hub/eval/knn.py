@@ -56,7 +56,7 @@ def evaluate(
     encoder: Frozen | Encoder,
     train: Images,
     test: Images,
-    settings: Settings = Settings(),  # noqa: B008  frozen
+    settings: Settings = Settings(),
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, float]]:
@@ -65,7 +65,6 @@ def evaluate(
     A k beyond the bank is clipped to it, said, and named as what it is.
     """
     train_y, test_y = paired_labels(train, test, same_images=settings.leave_one_out)
-    kinds = ("size", "batch_size", "workers", "device", "features")
     how = {name: getattr(settings, name) for name in ("size", "batch_size", "workers", "device", "features")}
     bank = extract(encoder, train, progress=progress, **how)
     queries = bank if settings.leave_one_out else extract(encoder, test, progress=progress, **how)

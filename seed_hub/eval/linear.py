@@ -87,7 +87,7 @@ def evaluate(
     encoder: Frozen | Encoder,
     train: Images,
     test: Images,
-    settings: Settings = Settings(),  # noqa: B008  frozen
+    settings: Settings = Settings(),
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, float]]:
@@ -116,7 +116,7 @@ def linear_probe(
     test_x: Tensor,
     test_y: Tensor,
     *,
-    settings: Settings = Settings(),  # noqa: B008  frozen
+    settings: Settings = Settings(),
 ) -> LinearResult:
     """Choose on a held-out fifth of ``train``, train on all of it, score ``test`` once.
 
@@ -138,7 +138,7 @@ def linear_probe(
         )
     weight, bias = _train(train_x, train_y, int(train_y.max()) + 1, [grid[best]], settings)
     top1, top5 = _top(weight[0], bias[0], test_x, test_y)
-    tried = scores or [None] * len(grid)
+    tried: list[float | None] = [None] if scores is None else [*scores]
     return LinearResult(
         top1=top1,
         top5=top5,

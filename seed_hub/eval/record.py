@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -61,9 +62,6 @@ def result_line(
         raise SeedHubError(f"The protocol {protocol} gave no value: there is nothing to record.")
     summary = {name: _summary(found) for name, found in grouped.items()}
     metric = headline if headline in summary else next(iter(summary))
-    resolved = asdict(settings)
-    if resolved.get("size") == 0:
-        resolved["size"] = getattr(encoder, "input_size", 0)
     return {
         "protocol": protocol,
         "metric": metric,
@@ -72,11 +70,11 @@ def result_line(
         "model": {
             "spec": without_folders(spec),
             "name": without_folders(getattr(encoder, "name", spec)),
-            "sha256": weights_sha256(encoder),
-            "facts": facts or {},
+            "sha256": weights_sha256(_measured(encoder, settings)),
+            "facts": {k: without_folders(v) if isinstance(v, str) else v for k, v in (facts or {}).items()},
         },
         "data": {"train": _data(train), "test": _data(test)},
-        "settings": json.loads(json.dumps(resolved, default=str).replace("Infinity", '"inf"')),
+        "settings": _settings(settings, encoder),
         **commit(),
         "seconds": round(seconds, 1),
         "machine": machine(),
@@ -89,6 +87,15 @@ def _summary(found: list[float]) -> dict[str, Any]:
     """``value`` and ``mean`` agree; ``std`` is that of a sample, and unknown for one run."""
     mean = fmean(found)
     return {"value": mean, "n": len(found), "mean": mean, "std": stdev(found) if len(found) > 1 else None}
+
+
+def _settings(settings: Any, encoder: nn.Module) -> dict[str, Any]:
+    """As JSON holds them, with the input size that 0 stands for."""
+    resolved = asdict(settings)
+    if resolved.get("size") == 0:
+        resolved["size"] = getattr(encoder, "input_size", 0)
+    infinite = {name: str(value) for name, value in resolved.items() if value == inf}  # JSON has no infinity
+    return json.loads(json.dumps(resolved | infinite))
 
 
 def _data(images: Images) -> dict[str, Any]:
@@ -115,11 +122,17 @@ def without_folders(name: str) -> str:
     return prefix + path + options
 
 
-def weights_sha256(encoder: nn.Module) -> str:
+def _measured(encoder: nn.Module, settings: Any) -> nn.Module:
+    """The part whose weights decide the number: a run and its published, headless model are one for pooled features."""
+    encoder = getattr(encoder, "encoder", encoder)  # Frozen or Encoder
+    return encoder if getattr(settings, "features", "") == "projected" else getattr(encoder, "backbone", encoder)
+
+
+def weights_sha256(module: nn.Module) -> str:
     """sha256 over the names, types, shapes and bytes of the weights, 64 hex digits: the same from any file."""
     import torch
 
-    state = getattr(encoder, "encoder", encoder).state_dict()  # Frozen or Encoder
+    state = module.state_dict()
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -204,11 +217,13 @@ def append_result(path: str | Path, line: dict[str, Any]) -> None:
 
 
 def _write_once(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
     try:
         before = os.fstat(handle).st_size
-        if before and os.pread(handle, 1, before - 1) != b"\n":  # a line edited by hand
-            data = b"\n" + data
+        if before:
+            os.lseek(handle, before - 1, os.SEEK_SET)
+            if os.read(handle, 1) != b"\n":  # someone's editor left the last line open
+                data = b"\n" + data
         written = os.write(handle, data)
         if written < len(data):
             if os.fstat(handle).st_size == before + written:

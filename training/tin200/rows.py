@@ -17,7 +17,7 @@ import torch
 from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 
-IMAGES = 98_990  # 100,000 less the 1,000 held out, less what does not fill a batch; only used to state epochs
+IMAGES = 98_944  # 99,000 that are not held out, less what does not fill a batch: turns images seen into epochs
 
 SHARED: dict[str, Any] = {
     "split": "train",
