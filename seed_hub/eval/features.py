@@ -55,9 +55,8 @@ def extract(
     rows, done = torch.empty(0), 0
     with _eval_mode(encoder.to(device)):
         for pixels, index in _loader(views, batch_size, workers, device):
-            found = _forward(
-                encoder, pixels.to(device, non_blocking=True), features
-            ).cpu()  # [B, D]  CPU-GPU sync
+            pixels = pixels.to(device, non_blocking=True)
+            found = _forward(encoder, pixels, features).cpu()  # [B, D]  CPU-GPU sync
             _check_finite(found, index, encoder, images)
             if not done:
                 rows = torch.empty(len(images), found.shape[1])  # [N, D]
@@ -74,10 +73,10 @@ def pick_device(device: str | torch.device) -> torch.device:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        return torch.empty(0, device=device).device  # a device that is named right may still not be there
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise SeedHubError(
-            f'"{device}" is no torch device: use "auto", "cpu", "cuda" or "cuda:1".'
+            f'There is no device "{device}" here: use "auto", "cpu", "cuda" or "cuda:1".'
         ) from error
 
 

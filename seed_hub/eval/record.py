@@ -77,7 +77,7 @@ def result_line(
         "settings": _settings(settings, encoder),
         **commit(),
         "seconds": round(seconds, 1),
-        "machine": machine(),
+        "machine": machine(getattr(settings, "device", "cpu")),
         "versions": versions(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
@@ -125,7 +125,9 @@ def without_folders(name: str) -> str:
 def _measured(encoder: nn.Module, settings: Any) -> nn.Module:
     """The part whose weights decide the number: a run and its published, headless model are one for pooled features."""
     encoder = getattr(encoder, "encoder", encoder)  # Frozen or Encoder
-    return encoder if getattr(settings, "features", "") == "projected" else getattr(encoder, "backbone", encoder)
+    return (
+        encoder if getattr(settings, "features", "") == "projected" else getattr(encoder, "backbone", encoder)
+    )
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -160,12 +162,17 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads of torch, GPU; not the machine's name."""
+def machine(device: str = "auto") -> dict[str, Any]:
+    """Processor, cores this process may use, threads of torch, and the GPU if ``device`` is one; not the machine's name."""
     import torch
 
+    from seed_hub.eval.features import pick_device
+
+    used = pick_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = (
+        torch.cuda.get_device_name(used) if used.type == "cuda" else None if used.type == "cpu" else used.type
+    )
     return {"cpu": _cpu(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu}
 
 

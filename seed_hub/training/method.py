@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ def projection_head(width: int, hidden: int, out: int, layers: int = 2) -> nn.Se
     """MLP ``width -> hidden -> ... -> out`` with ReLU between the layers, no batch norm (MoCo v2, SEED)."""
     sizes = [width] + [hidden] * (layers - 1)
     blocks: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         blocks += [nn.Linear(a, b), nn.ReLU(inplace=True)]
     return nn.Sequential(*blocks, nn.Linear(sizes[-1], out))
 

@@ -18,6 +18,7 @@ from seed_hub.data.center import center_pixels
 from seed_hub.encoder import Frozen
 from seed_hub.eval.knn import knn_accuracy, neighbours
 from seed_hub.training.method import Method
+from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import make_view, view_rng
 
 NEIGHBOURS = 10
@@ -28,20 +29,21 @@ _WATCH_VIEW = 2**48
 def neighbour_overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
     """Mean share of each row's k nearest neighbours (cosine, itself excluded) in ``a`` that are also its in ``b``.
 
-    ``a`` ``[N, D]`` and ``b`` ``[N, E]`` embed the same N images. 1: the same neighbours; by chance k / (N - 1).
+    ``a`` ``[N, D]`` and ``b`` ``[N, E]`` embed the same N images; k is at most N - 1. 1: the same neighbours; by chance
+    k / (N - 1).
     """
+    k = min(k, len(a) - 1)
     near_a, near_b = _nearest_others(a, k), _nearest_others(b, k)
     return (near_a[:, :, None] == near_b[:, None, :]).any(2).float().mean().item()
 
 
 def _nearest_others(x: Tensor, k: int) -> Tensor:
-    """``[N, D]`` -> indices ``[N, k]`` of the nearest other rows."""
+    """``[N, D]`` -> indices ``[N, k]`` of the nearest other rows; k < N."""
     _, near = neighbours(x, x, k + 1)
-    itself = torch.arange(len(x), device=near.device)[:, None]
-    # Duplicates can push a row out of first place in its own list: drop it wherever it is, else the last.
-    position = torch.where((near == itself).any(1), (near == itself).int().argmax(1), torch.tensor(k))
-    keep = torch.arange(k + 1) != position[:, None]
-    return near[keep].view(len(x), k)
+    # A row is first in its own list, unless a duplicate pushed it back or out: drop it where it is, else the last.
+    itself = near == torch.arange(len(x))[:, None]
+    itself[:, -1] |= ~itself.any(1)
+    return near[~itself].view(len(x), k)
 
 
 def effective_rank(x: Tensor) -> float:
@@ -84,7 +86,8 @@ class Monitor:
     Args:
         images: the held-out images.
         teacher: or None.
-        size, teacher_size: sides in pixels, as in training.
+        settings: sides in pixels and seed, as in training.
+        device, autocast: where and in what precision the networks run.
     """
 
     def __init__(
@@ -92,14 +95,12 @@ class Monitor:
         images: Images,
         teacher: Frozen | None,
         method: Method,
-        *,
-        size: int,
-        teacher_size: int,
-        seed: int,
+        settings: RunSettings,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.device, self.labels, self.autocast = device, images.labels, autocast
+        size, seed = settings.size, settings.seed
         pictures = [images.load(i) for i in range(len(images))]
         self.pixels = torch.stack([center_pixels(p, size) for p in pictures])  # uint8 [N, 3, S, S]
         first = method.view_settings(size)[0]
@@ -107,7 +108,7 @@ class Monitor:
         self.views = torch.stack([torch.from_numpy(v) for v in views])
         self.teacher: Tensor | None = None  # [N, D]
         if teacher is not None:
-            self.teacher = self._run(lambda x: teacher.embed(enlarge(x, teacher_size)), self.pixels)
+            self.teacher = self._run(lambda x: teacher.embed(enlarge(x, settings.teacher_size)), self.pixels)
 
     def _run(self, embed: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         """``embed`` over all ``pixels`` in the run's precision; float32 on the CPU."""
@@ -173,7 +174,7 @@ def verdict(first: Look, best: Look, n: int) -> str:
     else:
         assert first.agreement is not None
         gain, what = best.agreement - first.agreement, f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's"
-        before, now, chance = first.agreement, best.agreement, NEIGHBOURS / (n - 1)
+        before, now, chance = first.agreement, best.agreement, min(1.0, NEIGHBOURS / (n - 1))
         enough = now > 1.5 * before and gain > 0.05
     numbers = f"{now:.1%} {what} (untrained {before:.1%}, chance {chance:.1%}), {rank}"
     if best.effective_rank < 0.3 * first.effective_rank and best.effective_rank < 8:

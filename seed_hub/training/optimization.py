@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -32,8 +33,28 @@ def peak_lr(settings: RunSettings) -> float:
     return settings.lr or PEAK_PER_256[settings.optimizer] * settings.batch_size / 256
 
 
-def lr_at(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear from 0 over ``warmup`` steps, then a half cosine to 0 at ``steps``; per step, not per epoch."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of a run, and the learning rate at each: linear from 0, then a half cosine to 0; per step, not per epoch."""
+
+    steps: int
+    warmup: int
+    watch_every: int
+    peak: float
+
+    @classmethod
+    def of(cls, settings: RunSettings, images: int) -> Schedule:
+        per_epoch = images // settings.batch_size
+        steps = max(1, round(settings.epochs * per_epoch))
+        return cls(
+            steps=steps,
+            warmup=max(1, round(min(settings.warmup_epochs * per_epoch, 0.1 * steps))),
+            watch_every=round(settings.watch_every * per_epoch) or max(1, steps // 20),
+            peak=peak_lr(settings),
+        )
+
+    def lr(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        return self.peak * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))

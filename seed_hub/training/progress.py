@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from torch import Tensor
 
 from seed_hub.training.monitor import Look
@@ -50,7 +51,9 @@ class Progress:
         wait = 1.0 if self._bar is not None else REPORT_SECONDS
         return not self._reported or time.monotonic() - self._since > wait
 
+    @property
     def last_loss(self) -> float:
+        """The latest step's loss; waits for the accelerator."""
         return 0.0 if self._last is None else float(self._last)
 
     def report(self, step: int, lr: float) -> dict[str, Any]:
@@ -75,8 +78,10 @@ class Progress:
             self.say(text)
         return line
 
-    def look(self, step: int, look: Look) -> None:
+    def look(self, step: int, look: Look | None) -> None:
         """One line about the held-out images."""
+        if look is None:
+            return
         parts = [f"view retrieval {look.view_retrieval:.1%}", f"effective rank {look.effective_rank:.0f}"]
         if look.agreement is not None:
             parts = [f"agreement with the teacher {look.agreement:.1%}", f"cosine {look.cosine:.3f}", *parts]

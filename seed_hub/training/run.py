@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from seed_hub.data import Images, open_images, split_held_out
-
 from seed_hub.encoder import Frozen, build_student
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.teachers import load_teacher
+from seed_hub.training.device import build_accelerator
 from seed_hub.training.engine import train
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
+from seed_hub.training.optimization import peak_lr
 from seed_hub.training.run_folder import RunFolder
 from seed_hub.training.settings import RunSettings
 
 
 def run(
-    settings: RunSettings, method_settings: dict[str, Any] | None = None, *, resume: bool = False, overwrite: bool = False, stop_at: int | None = None
-) -> Look:
-    """Train as ``settings`` say, into ``settings.out``; the best look at the held-out images is returned.
+    settings: RunSettings,
+    method_settings: dict[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop_at: int | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Look | None:
+    """Train as ``settings`` say, into ``settings.out``; the best look at the held-out images is returned
+    (by the main process; None by the others).
 
     Args:
         method_settings: overrides of the method's own settings.
         resume: continue the run in ``settings.out``.
         overwrite: replace it.
         stop_at: stop after this step as Ctrl-C would (tests).
+        say: told in a sentence what the run works with.
+        progress: called with (images checked, images in all) while they are read for the first time.
     """
     cls = method_class(settings.method)
     own = resolve_method_settings(cls, settings.method, method_settings or {})
     check_settings(cls, settings)
-    torch.manual_seed(settings.seed)
-    folder = RunFolder(settings.out, resume=resume, overwrite=overwrite, create=False)
+    accelerator = build_accelerator(settings)
+    check_batch(settings, accelerator.num_processes)
     # Everything that can be refused is refused before the folder is claimed: a failed start leaves nothing behind.
+    folder = RunFolder(settings.out)
+    if accelerator.is_main_process:
+        folder.check(resume=resume, overwrite=overwrite)
+    torch.manual_seed(settings.seed)
     student = build_student(settings.student)
-    images, held_out = _images(settings)
+    with accelerator.main_process_first():  # the others find its check of the images done
+        images, held_out = _images(settings, progress)
     teacher = _teacher(settings) if cls.needs_teacher else None
     method = cls(student, own, None if teacher is None else _width(teacher, settings))
-    if len(images) < settings.batch_size:
-        raise SeedHubError(
-            f"There are {len(images)} training images, fewer than one batch of {settings.batch_size}: "
-            f"pass --batch-size {max(2, len(images) // 2)} or less."
-        )
-    folder = RunFolder(settings.out, resume=resume, overwrite=overwrite)
-    folder.save_settings(settings, own)
-    images.save_bad(folder.path / "bad_images.txt")
-    return train(method, images, held_out, teacher, settings, folder, stop_at=stop_at)
+    if accelerator.is_main_process and not resume:
+        folder.claim(overwrite)
+        folder.save_settings(settings, own)
+        images.save_bad(folder.path / "bad_images.txt")
+    if say is not None and accelerator.is_main_process:
+        say(_summary(settings, images, held_out, teacher, accelerator))
+    accelerator.wait_for_everyone()
+    return train(method, images, held_out, teacher, settings, folder, accelerator, stop_at=stop_at)
+
+
+def _summary(settings: RunSettings, images: Images, held_out: Images, teacher: Frozen | None, accelerator: Accelerator) -> str:
+    """What the run works with, in one line."""
+    bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
+    source = f"taught by {settings.teacher}" if teacher is not None else "without a teacher"
+    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    return (
+        f"{settings.student} by {settings.method}, {source}: {len(images):,} images{bad}, {len(held_out):,} held out, "
+        f"{settings.size} px, {settings.epochs:g} epochs, {where} in {precision}, into {settings.out}"
+    )
 
 
 def check_settings(cls: type, settings: RunSettings) -> None:
@@ -59,11 +91,25 @@ def check_settings(cls: type, settings: RunSettings) -> None:
         raise SeedHubError(f'The method "{settings.method}" needs a --teacher; without one, use `seed-hub pretrain --method moco`.')
     if not cls.needs_teacher and settings.teacher:
         raise SeedHubError(f'The method "{settings.method}" learns without a teacher: drop --teacher, or use --method seed.')
-    for name in ("size", "batch_size", "accumulate", "epochs"):
-        if getattr(settings, name) <= 0:
-            raise SeedHubError(f"--{name.replace('_', '-')} is {getattr(settings, name)}: it must be above 0.")
+    for name, value in asdict(settings).items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        above = name in ("size", "batch_size", "accumulate", "epochs")
+        if not math.isfinite(value) or (value <= 0 if above else value < 0 and name != "workers"):
+            wanted = "above 0" if above else "0 or more"
+            raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")
     if settings.batch_size < 2:
         raise SeedHubError("--batch-size 1 leaves batch norm nothing to average: use 2 or more.")
+    peak_lr(settings)  # refuses an unknown optimiser
+
+
+def check_batch(settings: RunSettings, processes: int) -> None:
+    """A batch is shared out evenly: over processes, then over parts."""
+    if settings.batch_size % (processes * settings.accumulate):
+        raise SeedHubError(
+            f"--batch-size {settings.batch_size} does not divide into {processes} processes x {settings.accumulate} parts "
+            "(--accumulate): choose a multiple of both."
+        )
 
 
 def resolve_method_settings(cls: type, name: str, overrides: dict[str, Any]) -> Any:
@@ -80,17 +126,43 @@ def resolve_method_settings(cls: type, name: str, overrides: dict[str, Any]) -> 
     return cls.Settings(**overrides)
 
 
-def _images(settings: RunSettings) -> tuple[Images, Images]:
+def _images(settings: RunSettings, progress: Callable[[int, int], None] | None) -> tuple[Images, Images]:
     """(training images, held-out images)."""
-    images = open_images(settings.data, split=settings.split or None, allow_bad=settings.allow_bad)
-    return split_held_out(images, settings.held_out, settings.seed)
+    images = open_images(settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress)
+    training, held_out = split_held_out(images, settings.held_out, settings.seed)
+    if len(held_out) < 2:
+        raise SeedHubError(
+            f"{settings.data} has {len(images)} images and --held-out is {settings.held_out}: at least 20 images are needed, and 2 "
+            "held out (a tenth at most), to see whether training works."
+        )
+    if len(training) < settings.batch_size:
+        raise SeedHubError(
+            f"{settings.data} has {len(training)} images to train on ({len(held_out)} are held out), fewer than one batch of "
+            f"{settings.batch_size}: pass --batch-size {max(2, len(training) // 2)} or less."
+        )
+    return training, held_out
 
 
 def _teacher(settings: RunSettings) -> Frozen:
-    return load_teacher(settings.teacher, allow_random=settings.allow_random_teacher, image_size=settings.teacher_size or settings.size)
+    return load_teacher(
+        settings.teacher,
+        allow_random=settings.allow_random_teacher,
+        image_size=settings.teacher_size or settings.size,
+    )
 
 
 def _width(teacher: Frozen, settings: RunSettings) -> int:
     """Width of the teacher's embedding, seen rather than looked up."""
-    size = settings.teacher_size or settings.size
-    return teacher.embed(torch.zeros(1, 3, size, size)).shape[1]
+    flag = "--teacher-size" if settings.teacher_size else "--size"
+    what = f'The teacher "{settings.teacher}"'
+    return _try_out(teacher.embed, settings.teacher_size or settings.size, what, flag).shape[1]
+
+
+@torch.no_grad()
+def _try_out(network: Callable[[Tensor], Any], size: int, what: str, flag: str) -> Any:
+    """What ``network`` says of an empty image of ``size`` pixels; a network that cannot take one is refused."""
+    try:
+        return network(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise SeedHubError(f"{what} does not take images of {size} px ({reason}): choose another {flag}.") from error

@@ -31,30 +31,31 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy"
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run; nothing is created before :meth:`claim`."""
 
-    Raises:
-        SeedHubError: the folder holds a run already, or is something else.
-    """
-
-    def __init__(self, path: str, *, resume: bool = False, overwrite: bool = False, create: bool = True) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoint, self.log = self.path / "checkpoint.pt", self.path / "log.jsonl"
         self.best, self.last = self.path / "best", self.path / "last"
-        if resume and not (self.path / "config.json").exists():
-            raise SeedHubError(f"There is no run to resume in {self.path}: start one without --resume.")
-        if create and not resume:
-            self._claim(overwrite)
 
-    def _claim(self, overwrite: bool) -> None:
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Raises:
+        SeedHubError: the folder holds a run already, or none to resume, or is a file.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise SeedHubError(f"{self.path} is a file: name another folder with --out.")
-        if (self.path / "config.json").exists() and not overwrite:
+        exists = (self.path / "config.json").exists()
+        if resume and not exists:
+            raise SeedHubError(f"There is no run to resume in {self.path}: start one without --resume.")
+        if exists and not (resume or overwrite):
             raise SeedHubError(
                 f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or name another --out."
             )
+
+    def claim(self, overwrite: bool) -> None:
+        """Make the folder; with ``overwrite``, remove what an earlier run left in it, and nothing else."""
         if overwrite:
-            for name in ("checkpoint.pt", "log.jsonl", "verdict.json", "bad_images.txt", "report.html"):
+            for name in ("checkpoint.pt", "log.jsonl", "verdict.json", "bad_images.txt", "report.html", "config.json"):
                 (self.path / name).unlink(missing_ok=True)
             for folder in (self.best, self.last):
                 for file in folder.glob("*"):
@@ -86,16 +87,22 @@ class RunFolder:
         self.write_json("environment.json", environment())
 
     def append_log(self, line: dict[str, Any]) -> None:
-        with open(self.log, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with open(self.log, "ab+") as file:
+            text = json.dumps(line) + "\n"
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                text = "\n" + text  # a kill or a full disk cut the last line short
+            file.write(text.encode())
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl; after a kill, lines written past the checkpoint are superseded by later ones."""
         if not self.log.exists():
             return []
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.strip()]
         kept: list[dict[str, Any]] = []
-        for line in lines:
+        for text in self.log.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # cut short by a kill or a full disk
+                continue
             if line.get("event") == "resume":
                 kept = [k for k in kept if k.get("step", 0) <= line["step"]]
             kept.append(line)

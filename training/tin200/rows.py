@@ -26,12 +26,13 @@ SHARED: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 1e-3,
     "weight_decay": 0.02,
+    "clip": 1.0,
     "held_out": 1000,
     "workers": 0,  # one core per run
     "save_every": 5.0,
 }
 # Short runs: a young queue and a quick average, see MoCo's own CIFAR settings (m 0.99, K 4,096, tau 0.1).
-MOCO = {"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1, "key_groups": 2}
+MOCO = {"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1}
 
 
 def main(name: str, images_seen: int, settings: dict[str, Any], method_settings: dict[str, Any]) -> None:

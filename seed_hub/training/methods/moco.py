@@ -6,9 +6,10 @@
 q comes from the student and its MLP head on one view, k+ from their moving average on the other view; the K negatives
 are earlier k+.
 
-Where we differ: the queue starts empty instead of random; and instead of shuffling keys between GPUs, so that a query
-and its key do not share batch statistics, the keys are encoded in `key_groups` batch-norm groups while the queries form
-one: which group a key was in cannot be read off its query. That works in one process too.
+Where we differ: the queue starts empty instead of random. And keys are normalised by a moving average of the student's
+batch norm statistics (EMAN, Cai et al., CVPR 2021, arXiv 2101.08482) instead of by their own batch's, shuffled between
+GPUs: a key then says nothing about the batch it was in, in one process as in many. Without either, a MobileNetV3 told the
+queue's batches apart by their statistics instead of telling images apart.
 
 Legend: B batch, D embedding width, K queue.
 """
@@ -62,8 +63,6 @@ class Settings:
     """D, width of the embedding that is contrasted"""
     hidden_width: int = 2048
     """width of the head's hidden layer; 0: as wide as the features"""
-    key_groups: int = 4
-    """batch-norm groups the shuffled keys are encoded in, on each process"""
 
 
 class Moco(Method):
@@ -83,15 +82,16 @@ class Moco(Method):
     def view_settings(self, size: int) -> list[ViewSettings]:
         return [recipe(MOCO_V2, size), recipe(MOCO_V2, size)]
 
-    @torch.no_grad()
-    def _keys(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, S, S]`` -> keys ``[B, D]``, encoded in separate batch-norm groups."""
-        groups = pixels.chunk(max(1, min(self.settings.key_groups, len(pixels) // 2)))
-        return torch.cat([self.key_head(self.key_student(g).pooled) for g in groups])
+    def train(self, mode: bool = True) -> Moco:
+        """The moving average stays in eval mode: its batch norms read averaged statistics, and update none."""
+        super().train(mode)
+        self.key_student.eval()
+        return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         query = self.project(self.student(batch.views[0]).pooled)  # [B, D]
-        key = self._keys(batch.views[1])  # [B, D]
+        with torch.no_grad():
+            key = self.key_head(self.key_student(batch.views[1]).pooled)  # [B, D]
         loss = info_nce(query, key, self.queue.get(), temperature=self.settings.temperature)
         return {"loss": loss, "enqueue": key}
 
@@ -104,5 +104,7 @@ class Moco(Method):
 
 
 def _move(average: nn.Module, own: nn.Module, m: float) -> None:
-    """theta_k <- m theta_k + (1 - m) theta_q, all tensors at once."""
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - m)
+    """theta_k <- m theta_k + (1 - m) theta_q for parameters and running statistics, all tensors at once."""
+    pairs = zip([*average.parameters(), *average.buffers()], [*own.parameters(), *own.buffers()], strict=True)
+    floating = [(k, q.detach()) for k, q in pairs if k.is_floating_point()]
+    torch._foreach_lerp_([k for k, _ in floating], [q for _, q in floating], 1.0 - m)

@@ -1,0 +1,74 @@
+"""What is kept of a run between its steps, and what is shipped of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seed_hub.encoder import Frozen
+from seed_hub.errors import SeedHubError
+from seed_hub.model_folder import save_model
+from seed_hub.training.method import Method
+from seed_hub.training.monitor import Look
+from seed_hub.training.settings import RunSettings
+
+
+def state_of(method: Method, optimizer: Any, settings: RunSettings, step: int, looks: list[Look]) -> dict[str, Any]:
+    """Everything needed to continue exactly: weights, queue, averages, optimiser, random state, place. No teacher."""
+    return {
+        "student": settings.student,
+        "method": settings.method,
+        "step": step,
+        "looks": [asdict(look) for look in looks],
+        "state": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore(state: dict[str, Any], method: Method, optimizer: Any, settings: RunSettings) -> tuple[int, list[Look]]:
+    """Put everything back where it was; (step, looks so far).
+
+    Raises:
+        SeedHubError: the checkpoint is of another student or method, or does not fit.
+    """
+    if (state["student"], state["method"]) != (settings.student, settings.method):
+        raise SeedHubError(
+            f"The checkpoint is of {state['student']} by {state['method']}, not {settings.student} by {settings.method}: "
+            "resume with the run's own settings, or name another --out."
+        )
+    try:
+        method.load_state_dict(state["state"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise SeedHubError(f"The checkpoint in {settings.out} does not fit {settings.student} ({reason}): name another --out.") from error
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    if torch.cuda.is_available() and state["cuda_random"]:
+        torch.cuda.set_rng_state_all(state["cuda_random"])
+    return state["step"], [Look(**look) for look in state["looks"]]
+
+
+def ship(path: Path, method: Method, settings: RunSettings, teacher: Frozen | None, step: int, look: Look | None) -> None:
+    """Save the student for use, and nothing of its training but the head beside it."""
+    facts = {
+        "name": settings.student,
+        "method": settings.method,
+        "teacher": _without_folders(teacher.name) if teacher else None,
+        "teacher_licence": teacher.licence if teacher else None,
+        "size": settings.size,
+        "step": step,
+        "images_seen": step * settings.batch_size,
+        "look": asdict(look) if look else None,
+    }
+    save_model(path, method.student, facts, method.head)
+
+
+def _without_folders(spec: str) -> str:
+    """``file:/home/me/teacher.safetensors?arch=x`` -> ``file:teacher.safetensors?arch=x``: no one's paths are shipped."""
+    source, _, rest = spec.partition(":")
+    return f"{source}:{Path(rest).name}" if source in ("file", "seed") else spec

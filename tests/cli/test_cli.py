@@ -1,0 +1,446 @@
+"""The command line: what is asked, what is answered, and how fast."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import seed_hub
+from seed_hub import cli
+from seed_hub.cli import doctor, terminal, zoo
+from seed_hub.errors import SeedHubError
+from seed_hub.settings import read_settings
+
+PACKAGE = Path(seed_hub.__file__).parent
+QUICK = [
+    ["list"],
+    ["list", "--json"],
+    ["info", "seed_resnet18"],
+    ["--help"],
+    ["--version"],
+    *([command, "--help"] for command in cli.COMMANDS),
+    ["distill", "--method", "seed", "--help"],
+    ["pretrain", "--method", "moco", "--help"],
+    ["eval", "knn", "--help"],
+    ["eval", "linear", "--help"],
+]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_it_answers_at_once_and_without_torch(words: list[str], root: Path) -> None:
+    """Seconds of the processor, not of the clock: the machine may be busy."""
+    code = (
+        "import sys, time\nfrom seed_hub.cli import main\nstatus = main()\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'{status} {heavy} {time.process_time():.2f} s' if status or heavy or time.process_time() > 1 else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_the_module_runs_and_a_closed_pipe_is_no_error(root: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m seed_hub.cli list | head -1; echo status ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("status 0\n")
+    assert done.stderr == ""
+
+
+# Results.
+
+
+def test_list(hub: Any) -> None:
+    answer = hub("list", "--json")
+    assert answer.status == 0
+    assert [row["name"] for row in answer.json["students"]] == list(seed_hub.catalog.students())
+    for name in seed_hub.list_students():
+        assert re.search(rf"^{name} +\d+\.\d M +\d\.\d\d G", answer.out, re.MULTILINE)
+
+
+def test_info_shows_the_scores_that_were_measured(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {
+        "protocol": "knn",
+        "metric": "top1_k20",
+        "n": 3,
+        "mean": 12.34,
+        "std": 0.5,
+        "model": {"spec": "r18_seed", "name": "seed_resnet18", "facts": {"method": "seed", "teacher": "seed:moco"}},
+        "data": {"test": {"source": "pets", "split": "validation", "images": 4000}},
+        "settings": {"size": 64},
+    }
+    other = {**line, "mean": 99.9, "model": {"spec": "x", "name": "seed_resnet34"}}
+    (tmp_path / "knn.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(other) + "\n")
+    monkeypatch.setattr(zoo, "RESULTS", (tmp_path, tmp_path / "absent"))
+    answer = hub("info", "seed_resnet18", "--json")
+    assert answer.json["scores"] == [line]
+    assert answer.json["parameters"] == 11_176_512
+    for part in ("11.18 M", "1.814 G", "[B, 3, 224, 224]", "apache-2.0", "12.3 ± 0.5 %", "n = 3", "pets validation", "64 px"):
+        assert part in answer.out
+    assert "99.9" not in answer.out
+    monkeypatch.setattr(zoo, "RESULTS", ())
+    assert "none measured yet" in hub("info", "seed_resnet18").out
+
+
+def test_doctor(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = hub("doctor", "--json").json
+    assert found["problems"] == []
+    assert found["cores"] >= 1
+    assert found["memory_gb"] > 0.5
+    assert found["hub"]["offline"] is True
+    assert found["devices"][-1].startswith("cpu")
+    assert found["bf16"]["auto"] in ("bf16", "fp32")
+    assert found["bf16"]["gain"] > 0
+
+
+def test_doctor_says_what_to_install(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"torch": None, "timm": "1.0.3"}
+    monkeypatch.setattr(doctor, "_version", lambda name: there.get(name, "99.0"))
+    answer = hub("doctor", "--json")
+    assert answer.status == 0
+    assert answer.json["problems"] == [
+        "2 needed packages are missing or too old: pip install 'torch>=2.6' 'timm>=1.0.20'"
+    ]
+    assert "pip install 'torch>=2.6'" in answer.out
+
+
+def test_doctor_knows_what_the_package_needs(root: Path) -> None:
+    text = (root / "pyproject.toml").read_text()
+    block = text.partition("\ndependencies = [")[2].partition("\n]")[0]
+    assert dict(re.findall(r'"([\w-]+)>=([\d.]+)"', block)) == doctor.NEEDED
+    extras = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    named = re.findall(r"^(\w+) = ", extras, re.MULTILINE)
+    assert set(doctor.EXTRAS) == set(named) - {"dev", "track"}
+
+
+def test_tables_are_aligned() -> None:
+    assert terminal.table([["a", "1.5"], ["long", "10.25"]], ["name", "x"]).splitlines() == [
+        "name      x",
+        "a       1.5",
+        "long  10.25",
+    ]
+    assert terminal.facts([("a", "1\n2"), ("long", "3")]) == "a      1\n       2\nlong   3"
+
+
+# Flags.
+
+
+def test_every_setting_is_documented(hub: Any) -> None:
+    run = read_settings(PACKAGE / "training" / "settings.py", "RunSettings").options
+    seed = read_settings(PACKAGE / "training" / "methods" / "seed.py").options
+    text = " ".join(hub("distill", "--help").out.split())
+    for option in [*run, *seed]:
+        assert f" {option.flag} " in text
+        if option.name != "method":
+            assert option.help.replace("%%", "%") in text
+    assert "(default: 65536)" in text
+    assert "released-code (--hidden-width 0 --teacher-temperature 0.0001)" in text
+    text = hub("pretrain", "--help").out
+    assert "--key-momentum X" in text
+    assert "teacher-" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["distil"], 'There is no command "distil"; there are: list, .*Did you mean "distill"'),
+        (["distill", "--batchsize", "8"], '`seed-hub distill` has no option --batchsize. Did you mean "--batch-size"'),
+        (["distill", "--batch", "8"], "has no option --batch[.]"),  # no abbreviations: a later flag would break them
+        (["distill", "--key-momentum", "1"], "The method \"seed\" has no option --key-momentum \\(it is one of moco's\\); its own are --queue-size"),
+        (["pretrain", "--preset", "paper"], 'The method "moco" has no presets'),
+        (["pretrain", "--teacher", "timm:x"], 'The method "moco" learns without a teacher: leave out --teacher'),
+        (["pretrain", "--method", "seed"], 'The method "seed" learns from a teacher: use `seed-hub distill --method seed`'),
+        (["distill", "--method", "moco"], "learns without a teacher: use `seed-hub pretrain --method moco`"),
+        (["distill", "--method", "sed"], 'There is no method "sed".*Did you mean "seed"'),
+        (["distill", "--data", "d", "--teacher", "t", "--out", "o", "--preset", "papr"], 'no preset "papr".*Did you mean "paper"'),
+        (["distill"], "--data is missing"),
+        (["distill", "--data", "d", "--out", "o"], "--teacher is missing"),
+        (["distill", "--resume"], "--out is missing"),
+        (["distill", "--resume", "--overwrite", "--out", "o"], "There is no run to resume in o"),
+        (["distill", "--lr", "fast"], '--lr: a number is needed, not "fast"'),
+        (["distill", "--lr", "nan"], '--lr: a number is needed, not "nan"'),
+        (["distill", "--size", "1.5"], '--size: a whole number is needed, not "1.5"'),
+        (["distill", "--lr"], "--lr: expected one argument"),
+        (["distill", "photos"], 'does not know what to do with "photos"'),
+        (["eval", "kn"], 'There is no protocol "kn".*Did you mean "knn"'),
+        (["eval", "knn", "--data", "d"], "--model is missing"),
+        (["eval", "knn", "--modle", "m"], 'Did you mean "--model"'),
+        (["info"], "Name a student"),
+        (["info", "seed_resnet19"], 'Did you mean "seed_resnet18"'),
+        (["report"], "Name the folder of a run"),
+        (["embed", "--model", "m", "--data", "d", "--out", "x.csv"], "name a file that ends in .parquet, .npy, .safetensors"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_in_one_sentence(hub: Any, words: list[str], says: str) -> None:
+    answer = hub(*words)
+    assert answer.status == 2
+    assert answer.out == ""
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("seed-hub: ")
+    assert re.search(says, answer.err)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What ``distill`` and ``pretrain`` ask of the training package, which does nothing here."""
+    import seed_hub.training.run
+
+    calls: list[Any] = []
+
+    def run(settings: Any, own: dict[str, Any], **how: Any) -> None:
+        calls.append((settings, own, {key: how[key] for key in ("resume", "overwrite")}))
+
+    monkeypatch.setattr(seed_hub.training.run, "run", run)
+    return calls
+
+
+def test_flags_become_settings(hub: Any, asked: list[Any]) -> None:
+    words = ["distill", "--data", "d", "--teacher", "timm:t", "--out", "o", "--epochs", "2", "--batch-size=1e2"]
+    assert hub(*words, "--allow-random-teacher", "--preset", "released-code", "--hidden-width", "64", "--overwrite").status == 0
+    settings, own, how = asked[0]
+    assert (settings.data, settings.teacher, settings.out, settings.method) == ("d", "timm:t", "o", "seed")
+    assert (settings.epochs, settings.batch_size, settings.allow_random_teacher) == (2.0, 100, True)
+    assert settings.lr == 0  # not given: the default
+    assert own == {"teacher_temperature": 1e-4, "hidden_width": 64}  # what is given beats the preset
+    assert how == {"resume": False, "overwrite": True}
+    assert hub("pretrain", "--data", "d", "--out", "o").status == 0
+    assert asked[1][0].method == "moco"
+
+
+def test_resume_takes_the_settings_of_the_run(hub: Any, asked: list[Any], teacher_run: Path, photos: Path) -> None:
+    assert hub("distill", "--resume", "--out", teacher_run).status == 0  # whoever started it
+    settings, own, how = asked[0]
+    assert (settings.method, settings.student, settings.size) == ("moco", "seed_mobilenetv3_small", 32)
+    assert (settings.data, own["queue_size"]) == (str(photos), 20)
+    assert how == {"resume": True, "overwrite": False}
+    agreeing = ["--size", "32", "--queue-size", "20", "--data", f"{photos}/", "--method", "moco", "--workers", "1"]
+    assert hub("pretrain", "--resume", "--out", teacher_run, *agreeing).status == 0
+    assert asked[1][0].workers == 1  # where it runs may change
+    assert asked[1][0].data == str(photos)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--lr", "0.5"], "was started with --lr 0.0, not 0.5: leave out --lr to continue it"),
+        (["--queue-size", "8"], "was started with --queue-size 20, not 8"),
+        (["--data", "elsewhere"], "was started with --data .*, not elsewhere"),
+        (["--overwrite"], "give one of them"),
+    ],
+)
+def test_resume_refuses_other_settings(hub: Any, asked: list[Any], teacher_run: Path, words: list[str], says: str) -> None:
+    answer = hub("pretrain", "--resume", "--out", teacher_run, *words)
+    assert answer.status == 2
+    assert re.search(says, answer.sentence)
+    assert not asked
+
+
+def test_resume_refuses_what_is_no_run(hub: Any, teacher_run: Path) -> None:
+    answer = hub("distill", "--resume", "--out", teacher_run / "best")
+    assert answer.status == 2
+    assert "not the settings of a run" in answer.sentence
+
+
+# When something goes wrong.
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(argv: list[str]) -> Any:
+        raise error
+
+    monkeypatch.setattr(zoo, "list_models", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (SeedHubError("It is too small: take a larger one."), 2, "It is too small: take a larger one."),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 2, "The disk is full at /a/b: free some space"),
+        (OSError(errno.EACCES, "Permission denied", "/a/b"), 2, "Permission denied: /a/b: choose a place"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "No such file or directory: x."),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero (unexpected: run again with --debug"),
+        (RuntimeError("not enough memory: you tried to allocate 4 GB"), 1, "Out of memory: lower --batch-size"),
+        (
+            SeedHubError('Caught SeedHubError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\nseed_hub.errors.SeedHubError: Image "a.png" cannot be read.\n'),
+            2,
+            'Image "a.png" cannot be read.',
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_errors_are_sentences(
+    hub: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, says: str
+) -> None:
+    _failing(monkeypatch, error)
+    answer = hub("list", "--json")
+    assert answer.status == status
+    assert answer.err.count("\n") == 1
+    assert answer.sentence.startswith(says)
+    assert answer.json == {"error": answer.sentence, "status": status}
+    assert "Traceback (most recent call last)" in hub("list", "--debug").err
+
+
+def test_libraries_do_not_litter(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(argv: list[str]) -> dict[str, Any]:
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        logging.getLogger("some.library").warning("unexpected keys")
+        logging.getLogger("seed_hub.eval").warning("2 classes have no image")
+        return {}
+
+    monkeypatch.setattr(zoo, "list_models", noisy)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    assert hub("list").err == "seed-hub: 2 classes have no image\n"
+    with pytest.warns(FutureWarning):
+        assert "unexpected keys" in hub("list", "--debug").err
+
+
+def test_one_process_of_many_speaks(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert hub("list", "--json").out == ""
+    _failing(monkeypatch, SeedHubError("No."))
+    assert hub("list").err == "seed-hub (process 1): No.\n"
+
+
+# The straight line.
+
+
+def test_a_run_is_stopped_and_continued(
+    hub: Any, monkeypatch: pytest.MonkeyPatch, photos: Path, teacher_run: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    import seed_hub.training.run as training
+
+    out = tmp_path / "my run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "run", partial(training.run, stop_at=2))
+        answer = hub("distill", "--data", photos, "--teacher", f"seed:{teacher_run}", "--out", out, *tiny)
+    assert answer.status == 130
+    assert answer.out == ""
+    command = answer.sentence.partition("Continue with: ")[2]
+    assert command == f"seed-hub distill --resume --out '{out}'"
+    answer = hub(*shlex.split(command)[1:], "--json")
+    assert answer.status == 0
+    assert answer.json["student"] == str(out / "best")
+    assert answer.json["verdict"] in answer.out
+    assert 0 <= answer.json["best"]["agreement"] <= 1
+    steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if line["event"] == "look"] == [0, 1, 2, 3]
+
+
+def test_eval_prints_a_table_and_records_a_line(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results" / "knn.jsonl"
+    words = ["eval", "knn", "--model", teacher_run, "--data", photos, "--size", "32", "--k", "1", "5", "--workers", "0", "--out", out]
+    answer = hub(*words, "--json")
+    assert answer.status == 0
+    line = json.loads(out.read_text())
+    assert answer.json == line
+    assert set(line["values"]) == {"top1_k1", "top1_k5"}
+    assert (line["data"]["train"]["split"], line["data"]["test"]["split"]) == ("train", "validation")
+    assert (line["data"]["train"]["images"], line["data"]["test"]["images"]) == (130, 24)
+    assert line["model"]["facts"]["method"] == "moco"
+    assert str(photos) not in out.read_text()
+    assert re.search(rf"^top1_k5 +{line['values']['top1_k5']['mean']:.2f}$", answer.out, re.MULTILINE)
+
+    again = hub(*words, "--batch-size", "64")
+    assert "measured before" in again.err
+    assert again.out == answer.out.rpartition("\n{")[0] + "\n"
+    assert len(out.read_text().splitlines()) == 1
+    hub(*words, "--again")
+    hub(*words, "--temperature", "0.1")
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_eval_refuses_what_it_cannot_measure(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+    def sentence(*words: object) -> str:
+        answer = hub("eval", "knn", "--model", teacher_run, "--size", "32", "--out", tmp_path / "x.jsonl", *words)
+        assert answer.status == 2
+        return answer.sentence
+
+    assert "name another split to test on" in sentence("--data", photos, "--split", "train")
+    assert 'no split "tst"' in sentence("--data", photos, "--split", "tst")
+    assert "it has none: name other images with --test-data" in sentence("--data", photos / "train")
+    assert "is no model" in hub("eval", "knn", "--data", photos, "--model", "resnet18", "--out", tmp_path / "x.jsonl").sentence
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_eval_of_one_split_and_of_two_places(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+    words = ["eval", "knn", "--model", teacher_run, "--size", "32", "--k", "1", "--workers", "0", "--json"]
+    alone = hub(*words, "--data", photos / "validation", "--leave-one-out", "--out", tmp_path / "a.jsonl").json
+    assert alone["data"]["train"] == alone["data"]["test"]
+    apart = ["--data", photos / "train", "--test-data", photos / "validation"]
+    assert hub(*words, *apart, "--out", tmp_path / "a.jsonl").json["data"]["test"]["images"] == 24
+
+
+def test_where_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    from seed_hub.cli.evaluate import _results_file
+
+    monkeypatch.chdir(tmp_path)
+    assert _results_file("knn") == Path("results.jsonl")
+    monkeypatch.chdir(root)
+    assert _results_file("knn") == Path("eval/results/knn.jsonl")
+
+
+def test_embed_writes_the_same_numbers_in_three_formats(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+    from safetensors.numpy import load_file
+
+    from seed_hub.cli import embed
+    from seed_hub.data import open_images
+    from seed_hub.eval.features import extract
+    from seed_hub.teachers import load_model
+
+    monkeypatch.setattr(embed, "BLOCK", 10)  # 24 images: three blocks, the last one short
+    words = ["embed", "--model", teacher_run, "--data", photos, "--split", "validation", "--size", "32", "--workers", "0"]
+    for suffix in (".npy", ".safetensors", ".parquet"):
+        answer = hub(*words, "--out", tmp_path / f"x{suffix}", "--json")
+        assert answer.status == 0
+        assert answer.json == {"file": str(tmp_path / f"x{suffix}"), "images": 24, "width": 1024, "left_out": 0}
+    images = open_images(str(photos), split="validation")
+    expected = extract(load_model(str(teacher_run)), images, size=32).numpy()
+    names = [images.name(i) for i in range(24)]
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
+    np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["embedding"], np.load(tmp_path / "x.npy"))
+    assert (tmp_path / "x.names.txt").read_text().splitlines() == names
+    rows = pq.read_table(tmp_path / "x.parquet").to_pydict()
+    np.testing.assert_array_equal(np.array(rows["embedding"], dtype=np.float32), np.load(tmp_path / "x.npy"))
+    assert rows["name"] == names
+    assert rows["label"] == images.labels.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.names.txt", "x.npy", "x.parquet", "x.safetensors"]
+    refused = hub(*words, "--out", tmp_path / "x.npy")
+    assert refused.status == 2
+    assert "exists already: replace it with --overwrite" in refused.sentence
+
+
+def test_embed_leaves_no_half_file(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seed_hub.cli import embed, embedding_files
+
+    def full(self: Any, first: int, rows: Any) -> None:
+        if first:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.file.write(b"half")
+
+    monkeypatch.setattr(embed, "BLOCK", 10)
+    monkeypatch.setattr(embedding_files._Npy, "add", full)
+    (tmp_path / "x.npy").write_bytes(b"older")
+    words = ["embed", "--model", teacher_run, "--data", photos, "--split", "validation", "--size", "32", "--workers", "0"]
+    answer = hub(*words, "--out", tmp_path / "x.npy", "--overwrite")
+    assert answer.status == 2
+    assert answer.sentence.startswith("The disk is full")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.npy", b"older")]

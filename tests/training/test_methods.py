@@ -1,0 +1,95 @@
+"""Every method of the folder, because it is there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import fields, is_dataclass
+
+import pytest
+import torch
+
+from seed_hub.encoder import build_student
+from seed_hub.errors import SeedHubError
+from seed_hub.training.method import Batch
+from seed_hub.training.methods import method_class, method_names
+
+WIDTH = 24
+
+
+@pytest.fixture(params=method_names())
+def made(request):
+    """(method, batch) with a student at 32 px."""
+    torch.manual_seed(0)
+    cls = method_class(request.param)
+    smaller = {"queue_size": 64, "hidden_width": 64}
+    known = {f.name for f in fields(cls.Settings)}
+    method = cls(
+        build_student("seed_mobilenetv3_small"),
+        cls.Settings(**{k: v for k, v in smaller.items() if k in known}),
+        WIDTH if cls.needs_teacher else None,
+    )
+    views = [torch.rand(32, 3, 32, 32) for _ in method.view_settings(32)]
+    teacher = [torch.randn(32, WIDTH) for _ in views] if cls.needs_teacher else None
+    return method, Batch(views, torch.arange(32), teacher)
+
+
+def _step(method, batch):
+    outputs = method(batch)
+    method.after_step({k: v.detach() for k, v in outputs.items() if v.ndim})
+    return outputs["loss"]
+
+
+def test_settings_are_a_frozen_dataclass_with_a_docstring_per_field():
+    for name in method_names():
+        cls = method_class(name)
+        assert is_dataclass(cls.Settings) and cls.Settings.__dataclass_params__.frozen, name
+        source = inspect.getsource(cls.Settings)
+        assert source.count('"""') == 2 * (1 + len(fields(cls.Settings))), f"{name}: a docstring for each field"
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name():
+    with pytest.raises(SeedHubError, match='Did you mean "moco"'):
+        method_class("mocco")
+
+
+def test_the_gradient_reaches_the_student_and_no_average(made):
+    method, batch = made
+    _step(method, batch)
+    _step(method, batch).backward()
+    trained = dict(method.named_parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for n, p in trained.items() if n.startswith("student."))
+    assert all(p.grad is None for n, p in trained.items() if not p.requires_grad)
+
+
+def test_forward_changes_no_queue_and_no_average(made):
+    method, batch = made
+    _step(method, batch)
+    method.eval()  # batch norm's own statistics are not the method's
+    before = copy.deepcopy(method.state_dict())
+    method(batch)
+    after = method.state_dict()
+    for key, value in before.items():
+        same = torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
+        assert same, key
+
+
+def test_it_overfits_32_images(made):
+    method, batch = made
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for _ in range(40):
+        loss = _step(method, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.isfinite(torch.tensor(losses)))
+    # The queue fills in the first steps and the loss rises with it: compare from where it is full.
+    full = losses[4:]
+    assert sum(full[-5:]) / 5 < 0.9 * full[0], losses
+
+
+def test_no_teacher_is_kept(made):
+    method, _ = made
+    assert not any("teacher" in name for name in method.state_dict())

@@ -1,0 +1,119 @@
+"""Views: a pure function of (seed, index, view), distributed as torchvision's own transforms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import ks_2samp
+from torchvision import transforms as T
+
+from seed_hub.data import open_images
+from seed_hub.training.views import MOCO_V2, ViewsDataset, _crop_box, make_view, recipe, view_rng
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """A coloured picture with structure at every scale, wider than high."""
+    rng = np.random.default_rng(0)
+    pixels = sum(
+        np.asarray(Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120)), dtype=float)
+        for n in (2, 5, 20, 120)
+    )
+    return Image.fromarray((pixels / 4).astype(np.uint8))
+
+
+def test_a_view_depends_on_seed_index_and_view_only(picture):
+    settings = recipe(MOCO_V2, 32)
+    first = make_view(picture, settings, view_rng(3, 5, 7))
+    make_view(picture, settings, view_rng(3, 5, 8))
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert np.array_equal(first, make_view(picture, settings, view_rng(3, 5, 7)))
+    for other in ((4, 5, 7), (3, 6, 7), (3, 5, 8), (3, 7, 5)):
+        assert not np.array_equal(first, make_view(picture, settings, view_rng(*other)))
+    assert first.shape == (3, 32, 32) and first.dtype == np.uint8
+
+
+def _torchvision(size: int) -> T.Compose:
+    """The published recipe from torchvision's own parts, its blur scaled to the size like ours."""
+    sigma = (MOCO_V2.blur_sigma[0] * size / 224, MOCO_V2.blur_sigma[1] * size / 224)
+    return T.Compose(
+        [
+            T.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+            T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            T.RandomGrayscale(p=0.2),
+            T.RandomApply([T.GaussianBlur(9, sigma=sigma)], p=0.5),
+            T.RandomHorizontalFlip(),
+            T.PILToTensor(),
+        ]
+    )
+
+
+STATISTICS = {
+    "brightness": lambda x: x.mean(),
+    "contrast": lambda x: x.std(),
+    "red": lambda x: x[0].mean() - x[1].mean(),
+    "blue": lambda x: x[2].mean() - x[1].mean(),
+    "colourfulness": lambda x: (x.max(0) - x.min(0)).mean(),
+    "sharpness": lambda x: np.abs(np.diff(x, axis=2)).mean() / (x.std() + 1),
+    "left to right": lambda x: x[:, :, :16].mean() - x[:, :, -16:].mean(),
+    "corner": lambda x: x[1, 0, 0],
+}
+
+
+def test_the_distribution_is_torchvisions(picture):
+    n, size = 700, 96
+    torch.manual_seed(0)
+    theirs_of = _torchvision(size)
+    theirs = [theirs_of(picture).numpy().astype(float) for _ in range(n)]
+    ours = [make_view(picture, recipe(MOCO_V2, size), view_rng(0, i, 0)).astype(float) for i in range(n)]
+    for name, statistic in STATISTICS.items():
+        p = ks_2samp([statistic(x) for x in ours], [statistic(x) for x in theirs]).pvalue
+        assert p > 1e-3, f"{name}: p {p:.1e}"
+
+
+def test_that_test_notices_another_recipe(picture):
+    n, size = 700, 96
+    plain = [make_view(picture, recipe(MOCO_V2, size), view_rng(0, i, 0)).astype(float) for i in range(n)]
+    changes = {
+        "colourfulness": {"grey_p": 0.4},
+        "red": {"hue": 0.5},
+        "sharpness": {"blur_p": 0.0},
+        "contrast": {"scale": (0.05, 0.5)},
+        "brightness": {"brightness": 0.0},
+    }
+    for name, change in changes.items():
+        changed = replace(recipe(MOCO_V2, size), **change)
+        other = [make_view(picture, changed, view_rng(1, i, 0)).astype(float) for i in range(n)]
+        p = ks_2samp([STATISTICS[name](x) for x in plain], [STATISTICS[name](x) for x in other]).pvalue
+        assert p < 1e-3, f"{name}: p {p:.1e}"
+
+
+def test_crop_boxes_are_torchvisions():
+    torch.manual_seed(0)
+    image = torch.empty(3, 90, 200)
+    params = [T.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
+    boxes = [_crop_box(200, 90, MOCO_V2, view_rng(0, i, 0)) for i in range(3000)]
+    theirs = {"left": [p[1] for p in params], "top": [p[0] for p in params], "w": [p[3] for p in params], "h": [p[2] for p in params]}
+    for i, key in enumerate(("left", "top", "w", "h")):
+        assert ks_2samp([b[i] for b in boxes], theirs[key]).pvalue > 1e-3, key
+    assert all(left + w <= 200 and top + h <= 90 for left, top, w, h in boxes)
+
+
+def test_extreme_shapes_fall_back_to_a_centred_crop():
+    left, top, w, h = _crop_box(1000, 8, MOCO_V2, view_rng(0, 0, 0))
+    assert h == 8 and w / h <= 4 / 3 + 0.1 and abs(left - (1000 - w) / 2) <= 1 and top == 0
+
+
+def test_the_data_set_numbers_views_through_the_epochs(pictures):
+    images = open_images(str(pictures))
+    two = ViewsDataset(images, [recipe(MOCO_V2, 16)] * 2, seed=5)
+    (a, b), index, _ = two[3, 2]
+    assert index == 3
+    for v, pixels in enumerate((a, b)):
+        expected = make_view(images.load(3), recipe(MOCO_V2, 16), view_rng(5, 3, 4 + v))
+        assert np.array_equal(pixels.numpy(), expected)
