@@ -8,4 +8,4 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
 from rows import MOCO, main
 
 if __name__ == "__main__":
-    main("moco_resnet18", 240_000, {"student": "seed_resnet18", "method": "moco"}, MOCO)
+    main("moco_resnet18", 160_000, {"student": "seed_resnet18", "method": "moco"}, MOCO)
