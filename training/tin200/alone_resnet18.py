@@ -8,4 +8,4 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
 from rows import MOCO, main
 
 if __name__ == "__main__":
-    main("alone_resnet18", 80_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)
+    main("alone_resnet18", 64_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)

@@ -17,7 +17,9 @@ import torch
 from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 
-IMAGES = 98_944  # 99,000 that are not held out, less what does not fill a batch: turns images seen into epochs
+IMAGES = (
+    98_944  # 99,000 that are not held out, less what does not fill a batch: turns images seen into epochs
+)
 
 SHARED: dict[str, Any] = {
     "split": "train",
@@ -40,7 +42,9 @@ def main(name: str, images_seen: int, settings: dict[str, Any], method_settings:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Tiny-ImageNet-200 as parquet files")
     parser.add_argument("--out", default="runs", help="folder of the runs")
-    parser.add_argument("--teacher-file", default="", help="the ImageNet MobileNetV2, where a row learns from it")
+    parser.add_argument(
+        "--teacher-file", default="", help="the ImageNet MobileNetV2, where a row learns from it"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     out = Path(args.out)

@@ -8,4 +8,9 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
 from rows import main
 
 if __name__ == "__main__":
-    main("seed_mobilenetv3_large", 80_000, {"student": "seed_mobilenetv3_large", "method": "seed", "teacher": "seed:{runs}/moco_resnet18"}, {"queue_size": 16384})
+    main(
+        "seed_mobilenetv3_large",
+        64_000,
+        {"student": "seed_mobilenetv3_large", "method": "seed", "teacher": "seed:{runs}/moco_resnet18"},
+        {"queue_size": 16384},
+    )

@@ -8,4 +8,9 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
 from rows import main
 
 if __name__ == "__main__":
-    main("seed_resnet18", 80_000, {"student": "seed_resnet18", "method": "seed", "teacher": "seed:{runs}/moco_resnet18", "seed": 1}, {"queue_size": 16384})
+    main(
+        "seed_resnet18",
+        64_000,
+        {"student": "seed_resnet18", "method": "seed", "teacher": "seed:{runs}/moco_resnet18", "seed": 1},
+        {"queue_size": 16384},
+    )
