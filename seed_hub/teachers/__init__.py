@@ -10,6 +10,7 @@ One file per source; each offers ``load(rest, options, image_size) -> Encoder``.
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -18,7 +19,9 @@ from torch import nn
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
 
-SOURCES = ("timm", "torchvision", "file", "seed")
+SOURCES = tuple(
+    sorted(m.name.removeprefix("from_") for m in pkgutil.iter_modules(__path__) if m.name.startswith("from_"))
+)
 
 
 def load_teacher(spec: str, *, allow_random: bool = False, image_size: int | None = None) -> Frozen:
@@ -81,7 +84,11 @@ def looks_untrained(backbone: nn.Module) -> bool:
 
     Weights of convolutions cannot tell; norms can, as training moves all of them within a few steps.
     """
-    norms = [m for m in backbone.modules() if getattr(m, "weight", None) is not None and "norm" in type(m).__name__.lower()]
+    norms = [
+        m
+        for m in backbone.modules()
+        if getattr(m, "weight", None) is not None and "norm" in type(m).__name__.lower()
+    ]
     if not norms:
         return False
     return all(_at_start(m) for m in norms)
@@ -90,5 +97,7 @@ def looks_untrained(backbone: nn.Module) -> bool:
 def _at_start(norm: nn.Module) -> bool:
     weight, bias = norm.weight, getattr(norm, "bias", None)
     mean = getattr(norm, "running_mean", None)
-    constant = bool((weight == weight.flatten()[0]).all())  # ones, or zeros where a residual branch starts closed
+    constant = bool(
+        (weight == weight.flatten()[0]).all()
+    )  # ones, or zeros where a residual branch starts closed
     return constant and (bias is None or not bias.any()) and (mean is None or not mean.any())

@@ -19,7 +19,16 @@ from seed_hub.errors import SeedHubError, nearest
 # Where published checkpoints keep a backbone; the prefix under which most tensors fit is taken.
 _CONTAINERS = ("state_dict", "model", "teacher", "student", "model_state_dict")
 # Parts of a checkpoint that are another network's, or no backbone's.
-_NOT_THE_BACKBONE = ("encoder_k.", "momentum_", "key_", "predictor", "projector", "projection_head", "prototypes", "queue")
+_NOT_THE_BACKBONE = (
+    "encoder_k.",
+    "momentum_",
+    "key_",
+    "predictor",
+    "projector",
+    "projection_head",
+    "prototypes",
+    "queue",
+)
 _HEADS = ("fc.", "head.", "classifier.", "heads.", "head_drop.")
 
 
@@ -32,11 +41,13 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
     arch = options.pop("arch", "")
     if not arch or not timm.is_model(arch):
         raise SeedHubError(
-            f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.' + nearest(arch, timm.list_models())
+            f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
+            + nearest(arch, timm.list_models())
         )
     mean = _triple(options.pop("mean", None), IMAGENET_MEAN)
     std = _triple(options.pop("std", None), IMAGENET_STD)
     size, licence = int(options.pop("size", 224)), options.pop("licence", None)
+    options.pop("num_classes", None)  # the classifier is left out whatever its width
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
     options.clear()
     if image_size and "img_size" in inspect.signature(timm.model_entrypoint(arch)).parameters:
@@ -58,22 +69,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise SeedHubError(f"{path} is no whole safetensors file ({error}): copy it again.") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # published checkpoints keep their arguments
+        # Published checkpoints keep their arguments.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise SeedHubError(
-            f"{path} cannot be loaded without running code from it ({str(error).strip().splitlines()[0][:160]}); "
-            "convert it to safetensors where you trust it."
+            f"{path} is damaged, or cannot be loaded without running code from it ({_first_line(error)}): "
+            "copy it again, or convert it to safetensors where you trust it."
         ) from error
     while isinstance(content, dict) and not any(isinstance(v, Tensor) for v in content.values()):
         inner = next((content[k] for k in _CONTAINERS if isinstance(content.get(k), dict)), None)
         if inner is None:
-            raise SeedHubError(f"{path} holds no tensors under {', '.join(_CONTAINERS)}: its keys are {list(content)[:6]}.")
+            raise SeedHubError(
+                f"{path} holds no tensors under {', '.join(_CONTAINERS)}: its keys are {list(content)[:6]}."
+            )
         content = inner
     return {k: v for k, v in content.items() if isinstance(v, Tensor)}
 
 
-def match_backbone(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str, arch: str) -> dict[str, Tensor]:
+def match_backbone(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str, arch: str
+) -> dict[str, Tensor]:
     """The tensors of ``arch`` among ``tensors``, under the one prefix that holds all of them.
 
     Raises:
@@ -86,11 +102,17 @@ def match_backbone(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where:
         return sum(prefix + k in tensors and tensors[prefix + k].shape == v.shape for k, v in wanted.items())
 
     prefix = max(usable, key=lambda p: (fitting(p), -len(p)), default="")
-    missing = [k for k, v in wanted.items() if prefix + k not in tensors or tensors[prefix + k].shape != v.shape]
+    missing = [
+        k for k, v in wanted.items() if prefix + k not in tensors or tensors[prefix + k].shape != v.shape
+    ]
     # A checkpoint from before PyTorch counted batches lacks this one, and nothing in a frozen network reads it.
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     extra = [k[len(prefix) :] for k in tensors if k.startswith(prefix) and k[len(prefix) :] not in wanted]
-    extra = [k for k in extra if not k.startswith((*_HEADS, *_NOT_THE_BACKBONE))] if prefix else [k for k in extra if not k.startswith(_HEADS)]
+    extra = (
+        [k for k in extra if not k.startswith((*_HEADS, *_NOT_THE_BACKBONE))]
+        if prefix
+        else [k for k in extra if not k.startswith(_HEADS)]
+    )
     if missing or (extra and not prefix):
         raise SeedHubError(
             f"{where} is not a complete {arch}: {len(missing)} tensors missing or of another shape {missing[:4]}, "
@@ -99,11 +121,17 @@ def match_backbone(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where:
     return {k: tensors.get(prefix + k, v) for k, v in wanted.items()}
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
+
+
 def _triple(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
     if text is None:
         return default
     try:
         values = tuple(float(v) for v in text.split(","))
     except ValueError as error:
-        raise SeedHubError(f'"{text}" is no number or three numbers, as in mean=0.5 or mean=0.485,0.456,0.406.') from error
+        raise SeedHubError(
+            f'"{text}" is no number or three numbers, as in mean=0.5 or mean=0.485,0.456,0.406.'
+        ) from error
     return values * 3 if len(values) == 1 else values

@@ -14,14 +14,18 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
     head = options.pop("head", "yes") != "none"
     which = options.pop("which", "best")
     if which not in ("best", "last"):
-        raise SeedHubError(f'seed:{rest}?which={which}: choose which=best or which=last.')
+        raise SeedHubError(f"seed:{rest}?which={which}: choose which=best or which=last.")
     folder = Path(rest)
     if (folder / which / CONFIG).exists():
         return load_model_folder(folder / which, head=head)
     if (folder / CONFIG).exists() and not (folder / "environment.json").exists():
         return load_model_folder(folder, head=head)
     if folder.exists():
-        raise SeedHubError(f"{folder} holds no trained model: a run has one in {which}/ after its first look at held-out images.")
+        raise SeedHubError(
+            f"{folder} holds no trained model: a run has one in {which}/ after its first look at held-out images."
+        )
     if "/" in rest or rest.startswith("."):
-        raise SeedHubError(f"There is no folder {folder}: name a run folder or a model of the zoo (`seed-hub list`).")
+        raise SeedHubError(
+            f"There is no folder {folder}: name a run folder or a model of the zoo (`seed-hub list`)."
+        )
     return build_student(rest, pretrained=True)

@@ -20,7 +20,9 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
     cfg = timm.get_pretrained_cfg(rest) if timm.is_model_pretrained(rest) else None
     if cfg is None and not allow_random:
         tags = timm.list_pretrained(rest.split(".")[0] + ".*")
-        raise SeedHubError(f'timm has no weights for "{rest}"; it has {", ".join(tags) or "none for this architecture"}.')
+        raise SeedHubError(
+            f'timm has no weights for "{rest}"; it has {", ".join(tags) or "none for this architecture"}.'
+        )
     if image_size and cfg is not None and cfg.fixed_input_size:
         kwargs["img_size"] = image_size  # position embeddings are resampled to the views' size
     try:
@@ -29,7 +31,7 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
         raise
     except Exception as error:  # download errors of three libraries, and timm's own
         raise SeedHubError(
-            f'The weights of timm:{rest} could not be loaded ({_first_line(error)}): check the network, or use file:PATH?arch={rest.split(".")[0]}.'
+            f"The weights of timm:{rest} could not be loaded ({_first_line(error)}): check the network, or use file:PATH?arch={rest.split('.')[0]}."
         ) from error
     own = backbone.pretrained_cfg
     return Encoder(

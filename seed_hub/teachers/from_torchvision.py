@@ -12,15 +12,21 @@ from seed_hub.errors import SeedHubError, nearest
 def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool) -> Encoder:
     """torchvision's weights in timm's network of the same name, whose tensors are called the same (the ResNets)."""
     name, _, tag = rest.partition("/")
-    known = [m for m in torchvision.models.list_models(module=torchvision.models) if m.startswith(("resnet", "resnext", "wide_resnet"))]
+    known = [
+        m
+        for m in torchvision.models.list_models(module=torchvision.models)
+        if m.startswith(("resnet", "resnext", "wide_resnet"))
+    ]
     if name not in known:
         raise SeedHubError(
-            f'torchvision:{name} is not supported: torchvision\'s ResNets are ({", ".join(known)}); for others use timm: or file:.'
+            f"torchvision:{name} is not supported: torchvision's ResNets are ({', '.join(known)}); for others use timm: or file:."
             + nearest(name, known)
         )
     enum = torchvision.models.get_model_weights(name)
     if tag and tag not in enum.__members__:
-        raise SeedHubError(f'torchvision:{name} has no weights "{tag}"; it has {", ".join(enum.__members__)}.')
+        raise SeedHubError(
+            f'torchvision:{name} has no weights "{tag}"; it has {", ".join(enum.__members__)}.'
+        )
     weights = enum[tag] if tag else enum.DEFAULT
     backbone = timm.create_model(name, num_classes=0)
     if not allow_random:
@@ -42,4 +48,3 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
         input_size=transforms.crop_size[0],
         licence="bsd-3-clause",
     )
-

@@ -6,10 +6,11 @@
 q comes from the student and its MLP head on one view, k+ from their moving average on the other view; the K negatives
 are earlier k+.
 
-Where we differ, each for a reason measured on MobileNetV3-Large:
+Where we differ:
 - The other keys of the batch are negatives too (`batch_negatives`). The queue's keys are old, the positive is fresh: an
-  encoder that moves fast tells them apart by age, and the loss falls while nothing is learnt about images (it found the
-  positive among its own batch's keys at chance). Fresh negatives close that way out.
+  encoder that moves fast tells them apart by age, and the loss falls while nothing is learnt about images. Measured on a
+  MobileNetV3-Large: mean cosine to the queue from -0.99 (oldest) to -0.07 (newest), the positive found among its own
+  batch's keys at chance. Fresh negatives close that way out.
 - Keys are normalised by a moving average of the student's batch norm statistics (EMAN, Cai et al., CVPR 2021, arXiv
   2101.08482) instead of by their own batch's, shuffled between GPUs: no key tells which batch it was in, in one process
   as in many.
