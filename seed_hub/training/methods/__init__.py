@@ -25,7 +25,9 @@ def method_class(name: str) -> type:
 
     if name not in method_names():
         known = ", ".join(method_names())
-        raise SeedHubError(f'There is no method "{name}"; there are: {known}.' + nearest(name, method_names()))
+        raise SeedHubError(
+            f'There is no method "{name}"; there are: {known}.' + nearest(name, method_names())
+        )
     module = importlib.import_module(f"{__name__}.{name}")
     found = [
         c

@@ -11,9 +11,8 @@ Where we differ:
   encoder that moves fast tells them apart by age, and the loss falls while nothing is learnt about images. Measured on a
   MobileNetV3-Large: mean cosine to the queue from -0.99 (oldest) to -0.07 (newest), the positive found among its own
   batch's keys at chance. Fresh negatives close that way out.
-- Keys are normalised by a moving average of the student's batch norm statistics (EMAN, Cai et al., CVPR 2021, arXiv
-  2101.08482) instead of by their own batch's, shuffled between GPUs: no key tells which batch it was in, in one process
-  as in many.
+- Keys are not shuffled between processes: shuffling keeps a query from recognising its key by their batch's statistics
+  among keys of other batches; the fresh negatives have the same statistics as the positive.
 - The queue starts empty instead of random.
 
 Legend: B batch, D embedding width, K queue.
@@ -55,7 +54,9 @@ def info_nce(
         exact = torch.float64 if query.dtype == torch.float64 else torch.float32
         query, key, queue = (normalize(x.to(exact), dim=1) for x in (query, key, queue))
         positive = (query * key).sum(1, keepdim=True)  # [B, 1]
-        fresh = query @ key.T if batch_negatives else positive  # [B, B], its diagonal the positives; or [B, 1]
+        fresh = (
+            query @ key.T if batch_negatives else positive
+        )  # [B, B], its diagonal the positives; or [B, 1]
         logits = torch.cat([fresh, query @ queue.T], dim=1) / temperature  # [B, (1 or B) + K]
         return (logits.logsumexp(dim=1) - positive[:, 0] / temperature).mean()
 
@@ -95,12 +96,6 @@ class Moco(Method):
     def view_settings(self, size: int) -> list[ViewSettings]:
         return [recipe(MOCO_V2, size), recipe(MOCO_V2, size)]
 
-    def train(self, mode: bool = True) -> Moco:
-        """The moving average stays in eval mode: its batch norms read averaged statistics, and update none."""
-        super().train(mode)
-        self.key_student.eval()
-        return self
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         query = self.project(self.student(batch.views[0]).pooled)  # [B, D]
         with torch.no_grad():
@@ -123,7 +118,5 @@ class Moco(Method):
 
 
 def _move(average: nn.Module, own: nn.Module, m: float) -> None:
-    """theta_k <- m theta_k + (1 - m) theta_q for parameters and running statistics, all tensors at once."""
-    pairs = zip([*average.parameters(), *average.buffers()], [*own.parameters(), *own.buffers()], strict=True)
-    floating = [(k, q.detach()) for k, q in pairs if k.is_floating_point()]
-    torch._foreach_lerp_([k for k, _ in floating], [q for _, q in floating], 1.0 - m)
+    """theta_k <- m theta_k + (1 - m) theta_q, all tensors at once."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - m)

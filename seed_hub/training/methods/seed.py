@@ -34,7 +34,12 @@ PRESETS = {
 
 
 def seed_loss(
-    z_s: Tensor, z_t: Tensor, queue: Tensor, *, student_temperature: float = 0.2, teacher_temperature: float = 0.01
+    z_s: Tensor,
+    z_t: Tensor,
+    queue: Tensor,
+    *,
+    student_temperature: float = 0.2,
+    teacher_temperature: float = 0.01,
 ) -> Tensor:
     """- sum_j p_T(j) log p_S(j), mean over the batch; candidate 0 is the image's own teacher embedding.
 
