@@ -111,7 +111,7 @@ def _table(lines: list[Line]) -> str:
     body = []
     for (name, size), row in rows.items():
         known = [_fact(row, fact) for fact in facts]
-        body.append([name, *known, str(size), *(_cell(row, *column) for column in columns)])
+        body.append([name.partition("?")[0], *known, str(size), *(_cell(row, *column) for column in columns)])
     rule = ["---"] * (2 + len(facts)) + ["---:"] * len(columns)
     rule[-len(columns) - 1] = "---:"
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *body])

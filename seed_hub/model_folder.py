@@ -23,7 +23,9 @@ from seed_hub.errors import SeedHubError
 WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "projection_head.safetensors"
 
 
-def save_model(folder: Path, encoder: Encoder, facts: dict[str, Any], head: nn.Sequential | None = None) -> None:
+def save_model(
+    folder: Path, encoder: Encoder, facts: dict[str, Any], head: nn.Sequential | None = None
+) -> None:
     """Write ``encoder`` (float32, headless) and, apart, its projection head.
 
     Each file is replaced in one step, weights before the config that names them; an interrupted save leaves the old
@@ -32,7 +34,9 @@ def save_model(folder: Path, encoder: Encoder, facts: dict[str, Any], head: nn.S
     folder.mkdir(parents=True, exist_ok=True)
     if head is not None:
         _replace_tensors(folder / HEAD, head)
-        facts = facts | {"projection_head": [list(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)]}
+        facts = facts | {
+            "projection_head": [list(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)]
+        }
     _replace_tensors(folder / WEIGHTS, encoder.backbone)
     text = json.dumps(hub_config(encoder, facts), indent=2) + "\n"
     replace_file(folder / CONFIG, text.encode())
@@ -73,9 +77,13 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
         config = json.loads(config_path.read_text())
         arch, pretrained = config["architecture"], config["pretrained_cfg"]
     except (OSError, ValueError, KeyError) as error:
-        raise SeedHubError(f"{config_path} is missing or no model config ({error}): name a folder with best/ in it.") from error
+        raise SeedHubError(
+            f"{config_path} is missing or no model config ({error}): name a folder with best/ in it."
+        ) from error
     if not timm.is_model(arch):
-        raise SeedHubError(f'{config_path} names the architecture "{arch}", which this timm does not have: upgrade timm.')
+        raise SeedHubError(
+            f'{config_path} names the architecture "{arch}", which this timm does not have: upgrade timm.'
+        )
     backbone = timm.create_model(arch, num_classes=0, **config.get("model_args") or {})
     _load_strictly(backbone, folder / WEIGHTS)
     facts = config.get("seed_hub", {})
@@ -106,7 +114,9 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise SeedHubError(f"Could not write {path} ({error.strerror}); what was there before is kept.") from error
+        raise SeedHubError(
+            f"Could not write {path} ({error.strerror}); what was there before is kept."
+        ) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -120,7 +130,10 @@ def sha256_of(path: Path) -> str:
 
 def _replace_tensors(path: Path, module: nn.Module) -> None:
     partial = path.with_name(path.name + ".partial")
-    tensors = {k: v.detach().cpu().float().contiguous() if v.is_floating_point() else v.cpu() for k, v in module.state_dict().items()}
+    tensors = {
+        k: v.detach().cpu().float().contiguous() if v.is_floating_point() else v.cpu()
+        for k, v in module.state_dict().items()
+    }
     try:
         # One metadata key only: with two or more the file's bytes are not reproducible.
         save_file(tensors, partial, metadata={"format": "pt"})
@@ -134,7 +147,9 @@ def _load_strictly(module: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise SeedHubError(f"{path} is missing or damaged ({error}): copy it again or use another model.") from error
+        raise SeedHubError(
+            f"{path} is missing or damaged ({error}): copy it again or use another model."
+        ) from error
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
@@ -158,4 +173,3 @@ def _pool_of(backbone: nn.Module) -> str:
     pool = getattr(backbone, "global_pool", None)
     kind = getattr(pool, "pool_type", pool)
     return kind if isinstance(kind, str) else "avg"
-

@@ -18,7 +18,9 @@ ALLOWED = {
     "zoo": {"zoo"},
     "eval": {"zoo", "eval"},
     "training": {"zoo", "training", "eval"},  # of eval, functions of features only (eval.knn)
-    "cli": {"zoo", "eval", "training", "cli"},
+    "report": {"zoo", "eval", "training", "report"},
+    "demo": {"zoo", "eval", "training", "demo"},
+    "cli": {"zoo", "eval", "training", "report", "demo", "cli"},
 }
 # Read without torch: the command line's start, the table of students, the settings.
 TORCH_FREE = (

@@ -14,7 +14,9 @@ from seed_hub.settings import Declared, Option, declared_in, read_settings
 
 PACKAGE = Path(__file__).resolve().parents[1] / "seed_hub"
 METHODS = sorted(path for path in (PACKAGE / "training" / "methods").glob("[!_]*.py"))
-PROTOCOLS = sorted(path for path in (PACKAGE / "eval").glob("[!_]*.py") if "\nclass Settings" in path.read_text())
+PROTOCOLS = sorted(
+    path for path in (PACKAGE / "eval").glob("[!_]*.py") if "\nclass Settings" in path.read_text()
+)
 EVERY = [
     *((path, "Settings") for path in [*METHODS, *PROTOCOLS]),
     (PACKAGE / "training" / "settings.py", "RunSettings"),
@@ -95,7 +97,8 @@ def test_every_settings_class_is_read_as_it_is(path: Path, name: str) -> None:
     assert cls.__dataclass_params__.frozen
     types = typing.get_type_hints(cls)
     read = [
-        (o.name, tuple[o.kind, ...] if o.several else o.kind, o.default) for o in read_settings(path, name).options
+        (o.name, tuple[o.kind, ...] if o.several else o.kind, o.default)
+        for o in read_settings(path, name).options
     ]
     assert read == [(f.name, types[f.name], f.default) for f in dataclasses.fields(cls)]
 
@@ -111,7 +114,9 @@ def test_every_method_and_protocol_is_found() -> None:
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_methods_fit_the_command_line(path: Path) -> None:
     """No flag means two things, and presets set what there is."""
-    run = {option.name for option in read_settings(PACKAGE / "training" / "settings.py", "RunSettings").options}
+    run = {
+        option.name for option in read_settings(PACKAGE / "training" / "settings.py", "RunSettings").options
+    }
     declared = read_settings(path)
     own = {option.name for option in declared.options}
     assert not own & (run | {"preset", "resume", "overwrite", "json", "debug"})

@@ -21,7 +21,9 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         rank, world: this process, and how many there are; ``batch_size`` is a multiple of ``world``.
     """
 
-    def __init__(self, n: int, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int) -> None:
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int
+    ) -> None:
         if n < batch_size:
             raise SeedHubError(
                 f"There are {n} training images, fewer than one batch of {batch_size}: pass --batch-size {max(2, n // 2)} or less."

@@ -16,11 +16,14 @@ from seed_hub.training.monitor import Look
 from seed_hub.training.settings import RunSettings
 
 
-def state_of(method: Method, optimizer: Any, settings: RunSettings, step: int, looks: list[Look]) -> dict[str, Any]:
+def state_of(
+    method: Method, optimizer: Any, settings: RunSettings, data: str, step: int, looks: list[Look]
+) -> dict[str, Any]:
     """Everything needed to continue exactly: weights, queue, averages, optimiser, random state, place. No teacher."""
     return {
         "student": settings.student,
         "method": settings.method,
+        "data": data,
         "step": step,
         "looks": [asdict(look) for look in looks],
         "state": method.state_dict(),
@@ -30,22 +33,33 @@ def state_of(method: Method, optimizer: Any, settings: RunSettings, step: int, l
     }
 
 
-def restore(state: dict[str, Any], method: Method, optimizer: Any, settings: RunSettings) -> tuple[int, list[Look]]:
+def restore(
+    state: dict[str, Any], method: Method, optimizer: Any, settings: RunSettings, data: str
+) -> tuple[int, list[Look]]:
     """Put everything back where it was; (step, looks so far).
 
+    Args:
+        data: fingerprint of the training images.
+
     Raises:
-        SeedHubError: the checkpoint is of another student or method, or does not fit.
+        SeedHubError: the checkpoint is of another student, method or set of images, or does not fit.
     """
     if (state["student"], state["method"]) != (settings.student, settings.method):
         raise SeedHubError(
             f"The checkpoint is of {state['student']} by {state['method']}, not {settings.student} by {settings.method}: "
             "resume with the run's own settings, or name another --out."
         )
+    if state["data"] != data:
+        raise SeedHubError(
+            f"{settings.data} has other images than when the run in {settings.out} began: put them back, or start a new run."
+        )
     try:
         method.load_state_dict(state["state"])
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise SeedHubError(f"The checkpoint in {settings.out} does not fit {settings.student} ({reason}): name another --out.") from error
+        raise SeedHubError(
+            f"The checkpoint in {settings.out} does not fit {settings.student} ({reason}): name another --out."
+        ) from error
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     if torch.cuda.is_available() and state["cuda_random"]:
@@ -53,7 +67,9 @@ def restore(state: dict[str, Any], method: Method, optimizer: Any, settings: Run
     return state["step"], [Look(**look) for look in state["looks"]]
 
 
-def ship(path: Path, method: Method, settings: RunSettings, teacher: Frozen | None, step: int, look: Look | None) -> None:
+def ship(
+    path: Path, method: Method, settings: RunSettings, teacher: Frozen | None, step: int, look: Look | None
+) -> None:
     """Save the student for use, and nothing of its training but the head beside it."""
     facts = {
         "name": settings.student,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from seed_hub.errors import SeedHubError
@@ -22,7 +24,12 @@ def build_accelerator(settings: RunSettings) -> Accelerator:
         raise SeedHubError(f'Unknown --device "{settings.device}": choose {", ".join(DEVICES)}.')
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not there.get(settings.device, True):
-        raise SeedHubError(f"--device {settings.device} was asked for, but this torch sees none: use --device auto.")
+        raise SeedHubError(
+            f"--device {settings.device} was asked for, but this torch sees none: use --device auto."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # accelerate keeps one state for the life of the process: a second run may want another device or precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
     kind = settings.device if settings.device != "auto" else next(k for k, usable in there.items() if usable)
     return Accelerator(
         cpu=kind == "cpu",

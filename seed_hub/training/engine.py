@@ -64,7 +64,7 @@ def train(
     optimizer = build_optimizer(method, settings)
     model, optimizer = accelerator.prepare(method, optimizer)
     schedule = Schedule.of(settings, len(images))
-    run = _Run(method, teacher, settings, folder, accelerator, held_out)
+    run = _Run(method, teacher, settings, folder, accelerator, held_out, images.fingerprint)
 
     # Resume.
     state = folder.load_checkpoint()
@@ -72,14 +72,14 @@ def train(
         step = 0
         run.look(step)
     else:
-        step, run.looks = restore(state, method, optimizer, settings)
+        step, run.looks = restore(state, method, optimizer, settings, images.fingerprint)
         run.log({"event": "resume", "step": step})
 
     # Loop.
     loader = _loader(method, images, settings, step, schedule.steps, accelerator)
     progress = Progress(schedule.steps, settings.batch_size, first=step, show=accelerator.is_main_process)
     saved = time.monotonic()
-    with stop_requests() as stop_requested:
+    with progress, stop_requests() as stop_requested:
         for views, index, labels in loader:
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr(step)
@@ -98,18 +98,19 @@ def train(
                 run.log({"event": "step", **progress.report(step, schedule.lr(step - 1))})  # CPU-GPU sync
                 run.refuse_nan(progress.last_loss, step)
             if step % schedule.watch_every == 0 or last:
+                run.refuse_nan(progress.last_loss, step)
                 progress.look(step, run.look(step))
             if stop or last or time.monotonic() - saved > 60 * settings.save_every:
                 run.refuse_nan(progress.last_loss, step)
                 run.save(optimizer, step)
                 saved = time.monotonic()
             if stop and not last:
-                progress.close()
-                raise Stopped(f"Stopped after step {step} of {schedule.steps}; everything is saved in {folder.path}.")
+                raise Stopped(
+                    f"Stopped after step {step} of {schedule.steps}; everything is saved in {folder.path}."
+                )
 
-    # Save.
-    progress.close()
-    return run.finish(step, progress)
+    # Say.
+    return run.finish()
 
 
 @dataclass
@@ -122,13 +123,19 @@ class _Run:
     folder: RunFolder
     accelerator: Accelerator
     held_out: Images
+    data: str
     looks: list[Look] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.writes = self.accelerator.is_main_process
         if self.writes:
             self.monitor = Monitor(
-                self.held_out, self.teacher, self.method, self.settings, self.accelerator.device, self.accelerator.autocast
+                self.held_out,
+                self.teacher,
+                self.method,
+                self.settings,
+                self.accelerator.device,
+                self.accelerator.autocast,
             )
 
     def log(self, line: dict[str, Any]) -> None:
@@ -150,24 +157,32 @@ class _Run:
     def save(self, optimizer: Any, step: int) -> None:
         if self.writes:
             ship(self.folder.last, self.method, self.settings, self.teacher, step, None)
-            self.folder.save_checkpoint(state_of(self.method, optimizer, self.settings, step, self.looks))
+            self.folder.save_checkpoint(
+                state_of(self.method, optimizer, self.settings, self.data, step, self.looks)
+            )
 
     def refuse_nan(self, loss: float, step: int) -> None:
         """Stop before a broken state is saved over a sound one."""
         if isfinite(loss):
             return
-        kept = f"the checkpoint in {self.folder.path} is from before it; " if self.folder.checkpoint.exists() else ""
+        kept = (
+            f"the checkpoint in {self.folder.path} is from before it; "
+            if self.folder.checkpoint.exists()
+            else ""
+        )
         raise SeedHubError(
             f"The loss is {loss} at step {step}; {kept}lower --lr, add --clip 1 or use --precision fp32, and start again."
         )
 
-    def finish(self, step: int, progress: Progress) -> Look | None:
+    def finish(self) -> Look | None:
+        """The best look, and the verdict in words in verdict.json."""
         if not self.writes:
             return None
-        best = max(self.looks[1:] or self.looks, key=lambda look: look.score)
-        text = verdict(self.looks[0], best, len(self.held_out))
-        self.folder.write_json("verdict.json", {"verdict": text, "untrained": asdict(self.looks[0]), "best": asdict(best)})
-        progress.say(text)
+        untrained, best = self.looks[0], max(self.looks[1:], key=lambda look: look.score)
+        text = verdict(untrained, best, len(self.held_out))
+        self.folder.write_json(
+            "verdict.json", {"verdict": text, "untrained": asdict(untrained), "best": asdict(best)}
+        )
         return best
 
 
@@ -184,7 +199,9 @@ def _accumulate(
     outputs: dict[str, list[Tensor]] = {}
     parts = settings.accumulate
     for part, own in enumerate(torch.arange(len(index)).chunk(parts)):
-        batch = _batch([v[own] for v in views], index[own], labels[own], teacher, settings.teacher_size, accelerator)
+        batch = _batch(
+            [v[own] for v in views], index[own], labels[own], teacher, settings.teacher_size, accelerator
+        )
         with _gradients_travel(accelerator, model, part == parts - 1):
             with accelerator.autocast():
                 result = model(batch)
@@ -195,12 +212,19 @@ def _accumulate(
 
 
 def _batch(
-    raw: list[Tensor], index: Tensor, labels: Tensor, teacher: Frozen | None, teacher_size: int, accelerator: Accelerator
+    raw: list[Tensor],
+    index: Tensor,
+    labels: Tensor,
+    teacher: Frozen | None,
+    teacher_size: int,
+    accelerator: Accelerator,
 ) -> Batch:
     """uint8 views -> a batch on the device, with the teacher's embeddings filled in."""
     device = accelerator.device
     # uint8 travels, a quarter of float32; normalisation is the encoders' business.
-    views = [v.to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255) for v in raw]
+    views = [
+        v.to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255) for v in raw
+    ]
     embeddings = None
     if teacher is not None:
         with accelerator.autocast():
@@ -218,7 +242,9 @@ def _gradients_travel(accelerator: Accelerator, model: torch.nn.Module, last: bo
             yield
 
 
-def _loader(method: Method, images: Images, settings: RunSettings, first: int, last: int, accelerator: Accelerator) -> DataLoader:
+def _loader(
+    method: Method, images: Images, settings: RunSettings, first: int, last: int, accelerator: Accelerator
+) -> DataLoader:
     """This process's share of every batch from step ``first`` to ``last``."""
     batches = StepBatches(
         len(images),

@@ -76,4 +76,3 @@ def projection_head(width: int, hidden: int, out: int, layers: int = 2) -> nn.Se
     for a, b in itertools.pairwise(sizes):
         blocks += [nn.Linear(a, b), nn.ReLU(inplace=True)]
     return nn.Sequential(*blocks, nn.Linear(sizes[-1], out))
-

@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity, interpolate
 from seed_hub.data import Images
 from seed_hub.data.center import center_pixels
 from seed_hub.encoder import Frozen
+from seed_hub.errors import SeedHubError
 from seed_hub.eval.knn import knn_accuracy, neighbours
 from seed_hub.training.method import Method
 from seed_hub.training.settings import RunSettings
@@ -126,10 +127,16 @@ class Monitor:
         method.eval()
         try:
             both = self._run(lambda x: _pooled_and_embedding(method, x), self.pixels)
-            pooled, embedding = both.split([method.student.width, both.shape[1] - method.student.width], dim=1)
+            pooled, embedding = both.split(
+                [method.student.width, both.shape[1] - method.student.width], dim=1
+            )
             other = self._run(lambda x: method.student(x).pooled, self.views)
         finally:
             method.train(training)
+        if not (both.isfinite().all() and other.isfinite().all()):
+            raise SeedHubError(
+                "The student's features are not finite numbers: lower --lr, or add --clip 1, and start again."
+            )
         agreement = cosine = knn = None
         if self.teacher is not None:
             agreement = neighbour_overlap(pooled, self.teacher)
@@ -168,12 +175,18 @@ def verdict(first: Look, best: Look, n: int) -> str:
     """One sentence: did it work, against the untrained student?"""
     rank = f"effective rank {first.effective_rank:.0f} -> {best.effective_rank:.0f}"
     if best.agreement is None:
-        gain, what = best.view_retrieval - first.view_retrieval, "of held-out images are found again from another view"
+        gain, what = (
+            best.view_retrieval - first.view_retrieval,
+            "of held-out images are found again from another view",
+        )
         before, now, chance = first.view_retrieval, best.view_retrieval, 1 / n
         enough = now > 1.5 * before and gain > 0.05
     else:
         assert first.agreement is not None
-        gain, what = best.agreement - first.agreement, f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's"
+        gain, what = (
+            best.agreement - first.agreement,
+            f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's",
+        )
         before, now, chance = first.agreement, best.agreement, min(1.0, NEIGHBOURS / (n - 1))
         enough = now > 1.5 * before and gain > 0.05
     numbers = f"{now:.1%} {what} (untrained {before:.1%}, chance {chance:.1%}), {rank}"
@@ -184,4 +197,3 @@ def verdict(first: Look, best: Look, n: int) -> str:
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."
     return f"It did not work: {numbers}. Check the learning rate, the teacher and the images in the report."
-

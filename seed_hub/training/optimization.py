@@ -22,7 +22,10 @@ def build_optimizer(method: nn.Module, settings: RunSettings) -> torch.optim.Opt
         return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay, fused=True)
     decayed = [p for p in trained if p.ndim > 1]
     exempt = [p for p in trained if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
@@ -57,4 +60,8 @@ class Schedule:
         """The learning rate of step ``step``, counted from 0."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
-        return self.peak * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        return (
+            self.peak
+            * 0.5
+            * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        )

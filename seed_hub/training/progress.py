@@ -65,7 +65,12 @@ class Progress:
         # The first interval holds the workers' start; later ones are smoothed.
         self._speed = rate if self._speed == 0 or not self._reported else 0.8 * self._speed + 0.2 * rate
         left = (self.steps - step) * self.batch_size / max(self._speed, 1e-9)
-        line |= {"lr": lr, "images_per_second": round(rate, 1), "seconds_left": round(left), "memory_gb": round(_memory(), 2)}
+        line |= {
+            "lr": lr,
+            "images_per_second": round(rate, 1),
+            "seconds_left": round(left),
+            "memory_gb": round(_memory(), 2),
+        }
         line["seconds"] = round(now - self._start, 1)
         self._sums, self._count, self._step, self._since, self._reported = {}, 0, step, now, True
         text = (
@@ -97,10 +102,12 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            self._bar.stop()  # gives the terminal its cursor back
 
 
 def _memory() -> float:

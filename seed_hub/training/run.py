@@ -56,10 +56,12 @@ def run(
         folder.check(resume=resume, overwrite=overwrite)
     torch.manual_seed(settings.seed)
     student = build_student(settings.student)
+    student.input_size = settings.size  # what it is trained at is what it is for
+    _try_out(student.eval(), settings.size, f'The student "{settings.student}"', "--size")
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = _images(settings, progress)
     teacher = _teacher(settings) if cls.needs_teacher else None
-    method = cls(student, own, None if teacher is None else _width(teacher, settings))
+    method = cls(student.train(), own, None if teacher is None else _width(teacher, settings))
     if accelerator.is_main_process and not resume:
         folder.claim(overwrite)
         folder.save_settings(settings, own)
@@ -67,10 +69,17 @@ def run(
     if say is not None and accelerator.is_main_process:
         say(_summary(settings, images, held_out, teacher, accelerator))
     accelerator.wait_for_everyone()
-    return train(method, images, held_out, teacher, settings, folder, accelerator, stop_at=stop_at)
+    try:
+        return train(method, images, held_out, teacher, settings, folder, accelerator, stop_at=stop_at)
+    except BaseException:
+        if accelerator.is_main_process and not resume and not folder.log.exists():
+            folder.release()  # it never got to look at an image: a failed start as well
+        raise
 
 
-def _summary(settings: RunSettings, images: Images, held_out: Images, teacher: Frozen | None, accelerator: Accelerator) -> str:
+def _summary(
+    settings: RunSettings, images: Images, held_out: Images, teacher: Frozen | None, accelerator: Accelerator
+) -> str:
     """What the run works with, in one line."""
     bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
     source = f"taught by {settings.teacher}" if teacher is not None else "without a teacher"
@@ -86,11 +95,17 @@ def check_settings(cls: type, settings: RunSettings) -> None:
     """Refuse what cannot be meant, one sentence each."""
     for name, wanted in (("data", settings.data), ("out", settings.out)):
         if not wanted:
-            raise SeedHubError(f"--{name} is missing: {'name the images' if name == 'data' else 'name a folder for the run'}.")
+            raise SeedHubError(
+                f"--{name} is missing: {'name the images' if name == 'data' else 'name a folder for the run'}."
+            )
     if cls.needs_teacher and not settings.teacher:
-        raise SeedHubError(f'The method "{settings.method}" needs a --teacher; without one, use `seed-hub pretrain --method moco`.')
+        raise SeedHubError(
+            f'The method "{settings.method}" needs a --teacher; without one, use `seed-hub pretrain --method moco`.'
+        )
     if not cls.needs_teacher and settings.teacher:
-        raise SeedHubError(f'The method "{settings.method}" learns without a teacher: drop --teacher, or use --method seed.')
+        raise SeedHubError(
+            f'The method "{settings.method}" learns without a teacher: drop --teacher, or use --method seed.'
+        )
     for name, value in asdict(settings).items():
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -118,7 +133,10 @@ def resolve_method_settings(cls: type, name: str, overrides: dict[str, Any]) -> 
     for key, value in overrides.items():
         if key not in known:
             options = ", ".join("--" + k.replace("_", "-") for k in known)
-            raise SeedHubError(f'The method "{name}" has no option --{key.replace("_", "-")}; it has: {options}.' + nearest(key, known))
+            raise SeedHubError(
+                f'The method "{name}" has no option --{key.replace("_", "-")}; it has: {options}.'
+                + nearest(key, known)
+            )
         if "temperature" in key and value <= 0:
             raise SeedHubError(f"--{key.replace('_', '-')} is {value}: a temperature must be above 0.")
         if key.endswith("size") and value < 1:
@@ -128,7 +146,9 @@ def resolve_method_settings(cls: type, name: str, overrides: dict[str, Any]) -> 
 
 def _images(settings: RunSettings, progress: Callable[[int, int], None] | None) -> tuple[Images, Images]:
     """(training images, held-out images)."""
-    images = open_images(settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress)
+    images = open_images(
+        settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress
+    )
     training, held_out = split_held_out(images, settings.held_out, settings.seed)
     if len(held_out) < 2:
         raise SeedHubError(
@@ -165,4 +185,6 @@ def _try_out(network: Callable[[Tensor], Any], size: int, what: str, flag: str) 
         return network(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise SeedHubError(f"{what} does not take images of {size} px ({reason}): choose another {flag}.") from error
+        raise SeedHubError(
+            f"{what} does not take images of {size} px ({reason}): choose another {flag}."
+        ) from error

@@ -1,16 +1,17 @@
 """What a run leaves on disk, and how it is found again.
 
-    config.json       the resolved settings
-    environment.json  versions, commit, machine
-    log.jsonl         one line per report, one per look at the held-out images
-    checkpoint.pt     everything needed to continue exactly; no teacher
-    best/ last/       the student, ready to ship (see seed_hub.model_folder)
-    bad_images.txt    what was skipped, and why
-    verdict.json      did it work?
+config.json       the resolved settings
+environment.json  versions, commit, machine
+log.jsonl         one line per report, one per look at the held-out images
+checkpoint.pt     everything needed to continue exactly; no teacher
+best/ last/       the student, ready to ship (see seed_hub.model_folder)
+bad_images.txt    what was skipped, and why
+verdict.json      did it work?
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -44,7 +45,12 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise SeedHubError(f"{self.path} is a file: name another folder with --out.")
-        exists = (self.path / "config.json").exists()
+        config = self.path / "config.json"
+        exists = config.exists()
+        if exists and '"method_settings"' not in config.read_text(encoding="utf-8", errors="replace"):
+            raise SeedHubError(
+                f"{self.path} holds something else than a run: name another folder with --out."
+            )
         if resume and not exists:
             raise SeedHubError(f"There is no run to resume in {self.path}: start one without --resume.")
         if exists and not (resume or overwrite):
@@ -54,8 +60,15 @@ class RunFolder:
 
     def claim(self, overwrite: bool) -> None:
         """Make the folder; with ``overwrite``, remove what an earlier run left in it, and nothing else."""
-        if overwrite:
-            for name in ("checkpoint.pt", "log.jsonl", "verdict.json", "bad_images.txt", "report.html", "config.json"):
+        if overwrite and (self.path / "config.json").exists():
+            for name in (
+                "checkpoint.pt",
+                "log.jsonl",
+                "verdict.json",
+                "bad_images.txt",
+                "report.html",
+                "config.json",
+            ):
                 (self.path / name).unlink(missing_ok=True)
             for folder in (self.best, self.last):
                 for file in folder.glob("*"):
@@ -63,7 +76,16 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SeedHubError(f"Cannot make the folder {self.path} ({error.strerror}): name another with --out.") from error
+            raise SeedHubError(
+                f"Cannot make the folder {self.path} ({error.strerror}): name another with --out."
+            ) from error
+
+    def release(self) -> None:
+        """Undo :meth:`claim` for a run that did not get to start."""
+        for name in ("config.json", "environment.json", "bad_images.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it held something before
+            self.path.rmdir()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         replace_file(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
@@ -73,7 +95,9 @@ class RunFolder:
         try:
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise SeedHubError(f"{path} is missing or damaged ({error}): is {self.path} the folder of a run?") from error
+            raise SeedHubError(
+                f"{path} is missing or damaged ({error}): is {self.path} the folder of a run?"
+            ) from error
 
     def settings(self) -> tuple[RunSettings, dict[str, Any]]:
         """The run's settings and its method's, as they were resolved at the start."""
@@ -117,9 +141,14 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.checkpoint)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # torch reports a full disk as a RuntimeError of its zip writer
             partial.unlink(missing_ok=True)
-            kept = "the previous checkpoint is kept" if self.checkpoint.exists() else "no checkpoint exists yet"
+            kept = (
+                "the previous checkpoint is kept" if self.checkpoint.exists() else "no checkpoint exists yet"
+            )
             raise SeedHubError(
                 f"Could not save {self.checkpoint} ({_reason(error)}); {kept}. Free some space, then continue with --resume."
             ) from error
@@ -131,7 +160,9 @@ class RunFolder:
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen kinds for a damaged file
-            raise SeedHubError(f"{self.checkpoint} is damaged ({_reason(error)}): start again with --overwrite.") from error
+            raise SeedHubError(
+                f"{self.checkpoint} is damaged ({_reason(error)}): start again with --overwrite."
+            ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -166,8 +197,12 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if dirty.strip() else "")

@@ -84,7 +84,9 @@ def _random_resized_crop(image: Image.Image, settings: ViewSettings, rng: np.ran
     return image.resize((settings.size, settings.size), Image.Resampling.BILINEAR, box=box)
 
 
-def _crop_box(width: int, height: int, settings: ViewSettings, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _crop_box(
+    width: int, height: int, settings: ViewSettings, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
     """(left, top, width, height): area uniform in ``scale``, log aspect uniform in ``ratio``; after ten misses the
     largest centred crop whose aspect is within ``ratio``."""
     low, high = math.log(settings.ratio[0]), math.log(settings.ratio[1])
@@ -105,7 +107,9 @@ def _crop_box(width: int, height: int, settings: ViewSettings, rng: np.random.Ge
 def _jitter(settings: ViewSettings, rng: np.random.Generator) -> Iterator[tuple]:
     """(function, factor) for each of the four colour changes, in random order."""
     strengths = (settings.brightness, settings.contrast, settings.saturation)
-    factors = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in strengths] + [rng.uniform(-settings.hue, settings.hue)]
+    factors = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in strengths] + [
+        rng.uniform(-settings.hue, settings.hue)
+    ]
     adjusts = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for i in rng.permutation(4):
         yield adjusts[i], factors[i]

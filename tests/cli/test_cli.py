@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 import warnings
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,9 @@ def test_it_answers_at_once_and_without_torch(words: list[str], root: Path) -> N
         "heavy = {'torch', 'timm', 'torchvision', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'{status} {heavy} {time.process_time():.2f} s' if status or heavy or time.process_time() > 1 else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
 
@@ -69,14 +72,20 @@ def test_list(hub: Any) -> None:
         assert re.search(rf"^{name} +\d+\.\d M +\d\.\d\d G", answer.out, re.MULTILINE)
 
 
-def test_info_shows_the_scores_that_were_measured(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_shows_the_scores_that_were_measured(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = {
         "protocol": "knn",
         "metric": "top1_k20",
         "n": 3,
         "mean": 12.34,
         "std": 0.5,
-        "model": {"spec": "r18_seed", "name": "seed_resnet18", "facts": {"method": "seed", "teacher": "seed:moco"}},
+        "model": {
+            "spec": "r18_seed",
+            "name": "seed_resnet18",
+            "facts": {"method": "seed", "teacher": "seed:moco"},
+        },
         "data": {"test": {"source": "pets", "split": "validation", "images": 4000}},
         "settings": {"size": 64},
     }
@@ -86,7 +95,16 @@ def test_info_shows_the_scores_that_were_measured(hub: Any, tmp_path: Path, monk
     answer = hub("info", "seed_resnet18", "--json")
     assert answer.json["scores"] == [line]
     assert answer.json["parameters"] == 11_176_512
-    for part in ("11.18 M", "1.814 G", "[B, 3, 224, 224]", "apache-2.0", "12.3 ± 0.5 %", "n = 3", "pets validation", "64 px"):
+    for part in (
+        "11.18 M",
+        "1.814 G",
+        "[B, 3, 224, 224]",
+        "apache-2.0",
+        "12.3 ± 0.5 %",
+        "n = 3",
+        "pets validation",
+        "64 px",
+    ):
         assert part in answer.out
     assert "99.9" not in answer.out
     monkeypatch.setattr(zoo, "RESULTS", ())
@@ -156,15 +174,33 @@ def test_every_setting_is_documented(hub: Any) -> None:
     ("words", "says"),
     [
         (["distil"], 'There is no command "distil"; there are: list, .*Did you mean "distill"'),
-        (["distill", "--batchsize", "8"], '`seed-hub distill` has no option --batchsize. Did you mean "--batch-size"'),
-        (["distill", "--batch", "8"], "has no option --batch[.]"),  # no abbreviations: a later flag would break them
-        (["distill", "--key-momentum", "1"], "The method \"seed\" has no option --key-momentum \\(it is one of moco's\\); its own are --queue-size"),
-        (["pretrain", "--preset", "paper"], 'The method "moco" has no presets'),
-        (["pretrain", "--teacher", "timm:x"], 'The method "moco" learns without a teacher: leave out --teacher'),
-        (["pretrain", "--method", "seed"], 'The method "seed" learns from a teacher: use `seed-hub distill --method seed`'),
+        (
+            ["distill", "--batchsize", "8"],
+            '`seed-hub distill` has no option --batchsize. Did you mean "--batch-size"',
+        ),
+        (
+            ["distill", "--batch", "8"],
+            "has no option --batch[.]",
+        ),  # no abbreviations: a later flag would break them
+        (
+            ["distill", "--key-momentum", "1"],
+            'The method "seed" has no option --key-momentum \\(it is one of moco\'s\\); its own are --queue-size',
+        ),
+        (["pretrain", "--data", "d", "--out", "o", "--preset", "x"], 'The method "moco" has no preset'),
+        (
+            ["pretrain", "--teacher", "timm:x"],
+            'The method "moco" learns without a teacher: leave out --teacher',
+        ),
+        (
+            ["pretrain", "--method", "seed"],
+            'The method "seed" learns from a teacher: use `seed-hub distill --method seed`',
+        ),
         (["distill", "--method", "moco"], "learns without a teacher: use `seed-hub pretrain --method moco`"),
         (["distill", "--method", "sed"], 'There is no method "sed".*Did you mean "seed"'),
-        (["distill", "--data", "d", "--teacher", "t", "--out", "o", "--preset", "papr"], 'no preset "papr".*Did you mean "paper"'),
+        (
+            ["distill", "--data", "d", "--teacher", "t", "--out", "o", "--preset", "papr"],
+            'no preset "papr".*Did you mean "paper"',
+        ),
         (["distill"], "--data is missing"),
         (["distill", "--data", "d", "--out", "o"], "--teacher is missing"),
         (["distill", "--resume"], "--out is missing"),
@@ -180,7 +216,10 @@ def test_every_setting_is_documented(hub: Any) -> None:
         (["info"], "Name a student"),
         (["info", "seed_resnet19"], 'Did you mean "seed_resnet18"'),
         (["report"], "Name the folder of a run"),
-        (["embed", "--model", "m", "--data", "d", "--out", "x.csv"], "name a file that ends in .parquet, .npy, .safetensors"),
+        (
+            ["embed", "--model", "m", "--data", "d", "--out", "x.csv"],
+            "name a file that ends in .parquet, .npy, .safetensors",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -208,8 +247,30 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_flags_become_settings(hub: Any, asked: list[Any]) -> None:
-    words = ["distill", "--data", "d", "--teacher", "timm:t", "--out", "o", "--epochs", "2", "--batch-size=1e2"]
-    assert hub(*words, "--allow-random-teacher", "--preset", "released-code", "--hidden-width", "64", "--overwrite").status == 0
+    words = [
+        "distill",
+        "--data",
+        "d",
+        "--teacher",
+        "timm:t",
+        "--out",
+        "o",
+        "--epochs",
+        "2",
+        "--batch-size=1e2",
+    ]
+    assert (
+        hub(
+            *words,
+            "--allow-random-teacher",
+            "--preset",
+            "released-code",
+            "--hidden-width",
+            "64",
+            "--overwrite",
+        ).status
+        == 0
+    )
     settings, own, how = asked[0]
     assert (settings.data, settings.teacher, settings.out, settings.method) == ("d", "timm:t", "o", "seed")
     assert (settings.epochs, settings.batch_size, settings.allow_random_teacher) == (2.0, 100, True)
@@ -220,13 +281,26 @@ def test_flags_become_settings(hub: Any, asked: list[Any]) -> None:
     assert asked[1][0].method == "moco"
 
 
-def test_resume_takes_the_settings_of_the_run(hub: Any, asked: list[Any], teacher_run: Path, photos: Path) -> None:
+def test_resume_takes_the_settings_of_the_run(
+    hub: Any, asked: list[Any], teacher_run: Path, photos: Path
+) -> None:
     assert hub("distill", "--resume", "--out", teacher_run).status == 0  # whoever started it
     settings, own, how = asked[0]
     assert (settings.method, settings.student, settings.size) == ("moco", "seed_mobilenetv3_small", 32)
     assert (settings.data, own["queue_size"]) == (str(photos), 20)
     assert how == {"resume": True, "overwrite": False}
-    agreeing = ["--size", "32", "--queue-size", "20", "--data", f"{photos}/", "--method", "moco", "--workers", "1"]
+    agreeing = [
+        "--size",
+        "32",
+        "--queue-size",
+        "20",
+        "--data",
+        f"{photos}/",
+        "--method",
+        "moco",
+        "--workers",
+        "1",
+    ]
     assert hub("pretrain", "--resume", "--out", teacher_run, *agreeing).status == 0
     assert asked[1][0].workers == 1  # where it runs may change
     assert asked[1][0].data == str(photos)
@@ -241,7 +315,9 @@ def test_resume_takes_the_settings_of_the_run(hub: Any, asked: list[Any], teache
         (["--overwrite"], "give one of them"),
     ],
 )
-def test_resume_refuses_other_settings(hub: Any, asked: list[Any], teacher_run: Path, words: list[str], says: str) -> None:
+def test_resume_refuses_other_settings(
+    hub: Any, asked: list[Any], teacher_run: Path, words: list[str], says: str
+) -> None:
     answer = hub("pretrain", "--resume", "--out", teacher_run, *words)
     assert answer.status == 2
     assert re.search(says, answer.sentence)
@@ -269,13 +345,31 @@ def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (SeedHubError("It is too small: take a larger one."), 2, "It is too small: take a larger one."),
         (KeyboardInterrupt(), 130, "Interrupted."),
-        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 2, "The disk is full at /a/b: free some space"),
-        (OSError(errno.EACCES, "Permission denied", "/a/b"), 2, "Permission denied: /a/b: choose a place"),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "No such file or directory: x."),
-        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero (unexpected: run again with --debug"),
-        (RuntimeError("not enough memory: you tried to allocate 4 GB"), 1, "Out of memory: lower --batch-size"),
         (
-            SeedHubError('Caught SeedHubError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\nseed_hub.errors.SeedHubError: Image "a.png" cannot be read.\n'),
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            2,
+            "The disk is full at /a/b: free some space",
+        ),
+        (OSError(errno.EACCES, "Permission denied", "/a/b"), 2, "Permission denied: /a/b: choose a place"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
+            2,
+            "No such file or directory: x.",
+        ),
+        (
+            ZeroDivisionError("division by zero"),
+            1,
+            "ZeroDivisionError: division by zero (unexpected: run again with --debug",
+        ),
+        (
+            RuntimeError("not enough memory: you tried to allocate 4 GB"),
+            1,
+            "Out of memory: lower --batch-size",
+        ),
+        (
+            SeedHubError(
+                'Caught SeedHubError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\nseed_hub.errors.SeedHubError: Image "a.png" cannot be read.\n'
+            ),
             2,
             'Image "a.png" cannot be read.',
         ),
@@ -319,7 +413,12 @@ def test_one_process_of_many_speaks(hub: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_is_stopped_and_continued(
-    hub: Any, monkeypatch: pytest.MonkeyPatch, photos: Path, teacher_run: Path, tiny: list[str], tmp_path: Path
+    hub: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    photos: Path,
+    teacher_run: Path,
+    tiny: list[str],
+    tmp_path: Path,
 ) -> None:
     import seed_hub.training.run as training
 
@@ -340,9 +439,27 @@ def test_a_run_is_stopped_and_continued(
     assert [line["step"] for line in steps if line["event"] == "look"] == [0, 1, 2, 3]
 
 
-def test_eval_prints_a_table_and_records_a_line(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+def test_eval_prints_a_table_and_records_a_line(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "results" / "knn.jsonl"
-    words = ["eval", "knn", "--model", teacher_run, "--data", photos, "--size", "32", "--k", "1", "5", "--workers", "0", "--out", out]
+    words = [
+        "eval",
+        "knn",
+        "--model",
+        teacher_run,
+        "--data",
+        photos,
+        "--size",
+        "32",
+        "--k",
+        "1",
+        "5",
+        "--workers",
+        "0",
+        "--out",
+        out,
+    ]
     answer = hub(*words, "--json")
     assert answer.status == 0
     line = json.loads(out.read_text())
@@ -363,22 +480,33 @@ def test_eval_prints_a_table_and_records_a_line(hub: Any, photos: Path, teacher_
     assert len(out.read_text().splitlines()) == 3
 
 
-def test_eval_refuses_what_it_cannot_measure(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+def test_eval_refuses_what_it_cannot_measure(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path
+) -> None:
     def sentence(*words: object) -> str:
-        answer = hub("eval", "knn", "--model", teacher_run, "--size", "32", "--out", tmp_path / "x.jsonl", *words)
+        answer = hub(
+            "eval", "knn", "--model", teacher_run, "--size", "32", "--out", tmp_path / "x.jsonl", *words
+        )
         assert answer.status == 2
         return answer.sentence
 
     assert "name another split to test on" in sentence("--data", photos, "--split", "train")
     assert 'no split "tst"' in sentence("--data", photos, "--split", "tst")
     assert "it has none: name other images with --test-data" in sentence("--data", photos / "train")
-    assert "is no model" in hub("eval", "knn", "--data", photos, "--model", "resnet18", "--out", tmp_path / "x.jsonl").sentence
+    assert (
+        "is no model"
+        in hub("eval", "knn", "--data", photos, "--model", "resnet18", "--out", tmp_path / "x.jsonl").sentence
+    )
     assert not (tmp_path / "x.jsonl").exists()
 
 
-def test_eval_of_one_split_and_of_two_places(hub: Any, photos: Path, teacher_run: Path, tmp_path: Path) -> None:
+def test_eval_of_one_split_and_of_two_places(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path
+) -> None:
     words = ["eval", "knn", "--model", teacher_run, "--size", "32", "--k", "1", "--workers", "0", "--json"]
-    alone = hub(*words, "--data", photos / "validation", "--leave-one-out", "--out", tmp_path / "a.jsonl").json
+    alone = hub(
+        *words, "--data", photos / "validation", "--leave-one-out", "--out", tmp_path / "a.jsonl"
+    ).json
     assert alone["data"]["train"] == alone["data"]["test"]
     apart = ["--data", photos / "train", "--test-data", photos / "validation"]
     assert hub(*words, *apart, "--out", tmp_path / "a.jsonl").json["data"]["test"]["images"] == 24
@@ -405,22 +533,46 @@ def test_embed_writes_the_same_numbers_in_three_formats(
     from seed_hub.teachers import load_model
 
     monkeypatch.setattr(embed, "BLOCK", 10)  # 24 images: three blocks, the last one short
-    words = ["embed", "--model", teacher_run, "--data", photos, "--split", "validation", "--size", "32", "--workers", "0"]
+    words = [
+        "embed",
+        "--model",
+        teacher_run,
+        "--data",
+        photos,
+        "--split",
+        "validation",
+        "--size",
+        "32",
+        "--workers",
+        "0",
+    ]
     for suffix in (".npy", ".safetensors", ".parquet"):
         answer = hub(*words, "--out", tmp_path / f"x{suffix}", "--json")
         assert answer.status == 0
-        assert answer.json == {"file": str(tmp_path / f"x{suffix}"), "images": 24, "width": 1024, "left_out": 0}
+        assert answer.json == {
+            "file": str(tmp_path / f"x{suffix}"),
+            "images": 24,
+            "width": 1024,
+            "left_out": 0,
+        }
     images = open_images(str(photos), split="validation")
     expected = extract(load_model(str(teacher_run)), images, size=32).numpy()
     names = [images.name(i) for i in range(24)]
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-5)
-    np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["embedding"], np.load(tmp_path / "x.npy"))
+    np.testing.assert_array_equal(
+        load_file(tmp_path / "x.safetensors")["embedding"], np.load(tmp_path / "x.npy")
+    )
     assert (tmp_path / "x.names.txt").read_text().splitlines() == names
     rows = pq.read_table(tmp_path / "x.parquet").to_pydict()
     np.testing.assert_array_equal(np.array(rows["embedding"], dtype=np.float32), np.load(tmp_path / "x.npy"))
     assert rows["name"] == names
     assert rows["label"] == images.labels.tolist()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.names.txt", "x.npy", "x.parquet", "x.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "x.names.txt",
+        "x.npy",
+        "x.parquet",
+        "x.safetensors",
+    ]
     refused = hub(*words, "--out", tmp_path / "x.npy")
     assert refused.status == 2
     assert "exists already: replace it with --overwrite" in refused.sentence
@@ -439,8 +591,41 @@ def test_embed_leaves_no_half_file(
     monkeypatch.setattr(embed, "BLOCK", 10)
     monkeypatch.setattr(embedding_files._Npy, "add", full)
     (tmp_path / "x.npy").write_bytes(b"older")
-    words = ["embed", "--model", teacher_run, "--data", photos, "--split", "validation", "--size", "32", "--workers", "0"]
+    words = [
+        "embed",
+        "--model",
+        teacher_run,
+        "--data",
+        photos,
+        "--split",
+        "validation",
+        "--size",
+        "32",
+        "--workers",
+        "0",
+    ]
     answer = hub(*words, "--out", tmp_path / "x.npy", "--overwrite")
     assert answer.status == 2
     assert answer.sentence.startswith("The disk is full")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.npy", b"older")]
+
+
+def test_report_writes_a_page(hub: Any, teacher_run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    answer = hub("report", teacher_run, "--out", page, "--json")
+    assert answer.status == 0
+    assert answer.json == {"report": str(page)}
+    assert "<html" in page.read_text()[:500]
+    assert hub("report", tmp_path / "absent").status == 2
+
+
+def test_demo_is_handed_its_folder(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+    module = types.ModuleType("seed_hub.demo")
+    module.main = lambda out: folders.append(out) or len(folders) - 1  # type: ignore[attr-defined,func-returns-value]
+    monkeypatch.setitem(sys.modules, "seed_hub.demo", module)
+    assert hub("demo").status == 0
+    answer = hub("demo", "--out", "elsewhere", "--json")  # its second answer is 1: the claim did not hold
+    assert answer.status == 1
+    assert answer.json == {"out": "elsewhere", "status": 1}
+    assert folders == [Path("demo"), Path("elsewhere")]

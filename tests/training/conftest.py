@@ -58,7 +58,16 @@ def teacher_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A teacher of this package's own making."""
     out = tmp_path_factory.mktemp("teacher") / "run"
     settings = RunSettings(
-        data=str(pictures), student=STUDENT, method="moco", out=str(out), size=32, batch_size=8, epochs=0.4, held_out=6, workers=0, device="cpu"
+        data=str(pictures),
+        student=STUDENT,
+        method="moco",
+        out=str(out),
+        size=32,
+        batch_size=8,
+        epochs=0.4,
+        held_out=6,
+        workers=0,
+        device="cpu",
     )
     run(settings, {"queue_size": 16, "hidden_width": 32, "embedding_width": 16})
     return out

@@ -9,7 +9,11 @@ from seed_hub.training.batches import StepBatches
 
 
 def _batches(**changes):
-    return list(StepBatches(**{"n": 23, "batch_size": 4, "seed": 0, "first": 0, "last": 12, "rank": 0, "world": 1} | changes))
+    return list(
+        StepBatches(
+            **{"n": 23, "batch_size": 4, "seed": 0, "first": 0, "last": 12, "rank": 0, "world": 1} | changes
+        )
+    )
 
 
 def test_every_epoch_is_a_new_permutation():

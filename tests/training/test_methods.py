@@ -45,7 +45,9 @@ def test_settings_are_a_frozen_dataclass_with_a_docstring_per_field():
         cls = method_class(name)
         assert is_dataclass(cls.Settings) and cls.Settings.__dataclass_params__.frozen, name
         source = inspect.getsource(cls.Settings)
-        assert source.count('"""') == 2 * (1 + len(fields(cls.Settings))), f"{name}: a docstring for each field"
+        assert source.count('"""') == 2 * (1 + len(fields(cls.Settings))), (
+            f"{name}: a docstring for each field"
+        )
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
@@ -58,7 +60,9 @@ def test_the_gradient_reaches_the_student_and_no_average(made):
     _step(method, batch)
     _step(method, batch).backward()
     trained = dict(method.named_parameters())
-    assert all(p.grad is not None and p.grad.isfinite().all() for n, p in trained.items() if n.startswith("student."))
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for n, p in trained.items() if n.startswith("student.")
+    )
     assert all(p.grad is None for n, p in trained.items() if not p.requires_grad)
 
 

@@ -52,7 +52,8 @@ def _look(agreement, rank=50.0):
 
 
 @pytest.mark.parametrize(
-    ("after", "rank", "word"), [(0.5, 60, "It worked"), (0.12, 60, "Barely"), (0.1, 60, "It did not"), (0.09, 2, "COLLAPSED")]
+    ("after", "rank", "word"),
+    [(0.5, 60, "It worked"), (0.12, 60, "Barely"), (0.1, 60, "It did not"), (0.09, 2, "COLLAPSED")],
 )
 def test_the_verdict_is_against_the_untrained_student(after, rank, word):
     assert verdict(_look(0.1), _look(after, rank), 2000).startswith(word)

@@ -25,7 +25,9 @@ def start(request, settings, teacher_run, tmp_path):
     teacher = f"seed:{teacher_run}" if method_class(name).needs_teacher else ""
 
     def go(out: str, **how):
-        chosen = settings(method=name, teacher=teacher, out=str(tmp_path / out), optimizer="adamw", epochs=0.9)
+        chosen = settings(
+            method=name, teacher=teacher, out=str(tmp_path / out), optimizer="adamw", epochs=0.9
+        )
         return run(chosen, SMALL.get(name, {}), **how)
 
     return go
@@ -83,5 +85,7 @@ def test_killed_after_a_checkpoint_equals_uninterrupted(start, tmp_path, monkeyp
 def test_a_run_is_not_resumed_with_another_student(settings, tmp_path):
     with pytest.raises(engine.Stopped):
         run(settings(), SMALL["moco"], stop_at=1)
-    with pytest.raises(SeedHubError, match="checkpoint is of seed_mobilenetv3_small by moco, not seed_resnet18"):
+    with pytest.raises(
+        SeedHubError, match="checkpoint is of seed_mobilenetv3_small by moco, not seed_resnet18"
+    ):
         run(settings(student="seed_resnet18"), SMALL["moco"], resume=True)

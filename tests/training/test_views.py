@@ -20,7 +20,9 @@ def picture() -> Image.Image:
     """A coloured picture with structure at every scale, wider than high."""
     rng = np.random.default_rng(0)
     pixels = sum(
-        np.asarray(Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120)), dtype=float)
+        np.asarray(
+            Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120)), dtype=float
+        )
         for n in (2, 5, 20, 120)
     )
     return Image.fromarray((pixels / 4).astype(np.uint8))
@@ -98,7 +100,12 @@ def test_crop_boxes_are_torchvisions():
     image = torch.empty(3, 90, 200)
     params = [T.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
     boxes = [_crop_box(200, 90, MOCO_V2, view_rng(0, i, 0)) for i in range(3000)]
-    theirs = {"left": [p[1] for p in params], "top": [p[0] for p in params], "w": [p[3] for p in params], "h": [p[2] for p in params]}
+    theirs = {
+        "left": [p[1] for p in params],
+        "top": [p[0] for p in params],
+        "w": [p[3] for p in params],
+        "h": [p[2] for p in params],
+    }
     for i, key in enumerate(("left", "top", "w", "h")):
         assert ks_2samp([b[i] for b in boxes], theirs[key]).pvalue > 1e-3, key
     assert all(left + w <= 200 and top + h <= 90 for left, top, w, h in boxes)

@@ -1,0 +1,58 @@
+"""``--resume``: a run goes on with its own settings, and what is given again must agree with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from seed_hub.errors import SeedHubError
+from seed_hub.settings import Declared, read_settings
+
+TRAINING = Path(__file__).resolve().parents[1] / "training"
+# What may change: where the run is and computes, and how often it saves; never what comes out.
+MAY_CHANGE = ("out", "device", "workers", "save_every")
+
+
+def stored_config(out: str) -> dict[str, Any]:
+    """config.json of the run in ``out``."""
+    path = Path(out) / "config.json"
+    if not path.exists():
+        raise SeedHubError(f"There is no run to resume in {out}: start one without --resume.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["method"], config["method_settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SeedHubError(
+            f"{path} is damaged, or not the settings of a run: name the folder of a run with --out."
+        ) from error
+    return config
+
+
+def continued(
+    given: dict[str, Any], preset: dict[str, Any], declared: Declared
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(run values, method values) of the run in ``given["out"]``; what was given again must agree with them."""
+    stored = stored_config(given["out"])
+    own = stored["method_settings"]
+    known = {option.name for option in read_settings(TRAINING / "settings.py", "RunSettings").options}
+    for key, value in {**preset, **given}.items():
+        was = own.get(key) if key in {option.name for option in declared.options} else stored.get(key)
+        if key in MAY_CHANGE or _agree(key, was, value):
+            continue
+        flag = "--" + key.replace("_", "-")
+        raise SeedHubError(
+            f"The run in {given['out']} was started with {flag} {was}, not {value}: leave out {flag} to continue it, "
+            "or name another --out for a new run."
+        )
+    changed = {key: given[key] for key in MAY_CHANGE if key in given}
+    return {key: value for key, value in stored.items() if key in known} | changed, own
+
+
+def _agree(key: str, was: Any, value: Any) -> bool:
+    if key == "data" and os.path.exists(value):
+        return os.path.realpath(str(was)) == os.path.realpath(value)
+    return bool(
+        (list(was) if isinstance(was, list) else was) == (list(value) if isinstance(value, tuple) else value)
+    )

@@ -1,0 +1,187 @@
+"""``eval``: one protocol on one model, and its line in a results file."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seed_hub.cli.flags import Parser
+from seed_hub.cli.terminal import Count, say, show, table
+from seed_hub.errors import SeedHubError, nearest
+from seed_hub.settings import Declared, declared_in
+
+if TYPE_CHECKING:
+    from seed_hub.data import Images
+
+PROTOCOLS = Path(__file__).resolve().parents[1] / "eval"
+
+
+def evaluate(argv: list[str]) -> dict[str, Any]:
+    protocols = declared_in(PROTOCOLS)
+    if not argv or argv[0] in ("-h", "--help"):
+        rows = [("  " + name, declared.summary) for name, declared in protocols.items()]
+        show(f"usage: seed-hub eval PROTOCOL --model M --data D [flags]\n\n{table(rows)}")
+        return {"protocols": list(protocols)}
+    name = argv[0]
+    if name not in protocols:
+        raise SeedHubError(
+            f'There is no protocol "{name}": write `seed-hub eval PROTOCOL --model M --data D` with one of '
+            f"{', '.join(protocols)}." + nearest(name, protocols)
+        )
+    given = _parse(protocols[name], argv[1:])
+    own = {option.name: given[option.name] for option in protocols[name].options if option.name in given}
+    return _evaluate(name, given, own)
+
+
+def _parse(protocol: Declared, argv: list[str]) -> dict[str, Any]:
+    parser = Parser(f"eval {protocol.name}", protocol.summary)
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--model",
+        metavar="M",
+        help="run folder, name of the zoo, untrained:NAME, or a teacher such as timm:NAME (required)",
+    )
+    what.add_argument(
+        "--data",
+        metavar="D",
+        help="labelled images: a folder, parquet file or folder, or a Hub data set id (required)",
+    )
+    what.add_argument(
+        "--split-train",
+        metavar="SPLIT",
+        help="split to learn from: the bank, the training set (default: train)",
+    )
+    what.add_argument("--split", metavar="SPLIT", help="split to test on (default: validation, else test)")
+    what.add_argument("--test-data", metavar="D", help="where the split to test on is (default: as --data)")
+    what.add_argument(
+        "--allow-bad",
+        metavar="X",
+        type=float,
+        help="largest share of unreadable images to go on with (default: 0.01)",
+    )
+    parser.add_options(f"protocol {protocol.name}", protocol.options)
+    record = parser.add_argument_group("record")
+    record.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"results file to add a line to (default: {_results_file(protocol.name)})",
+    )
+    record.add_argument(
+        "--again", action="store_true", help="measure again what the results file holds already"
+    )
+    given = parser.parse(argv)
+    parser.need(given, "model", "data")
+    return given
+
+
+def _evaluate(name: str, given: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    from seed_hub.eval.record import append_result, find_result, result_line
+    from seed_hub.teachers import load_model
+
+    protocol = import_module(f"seed_hub.eval.{name}")
+    settings = protocol.Settings(**own)
+    out = Path(given.get("out") or _results_file(name))
+    train, test = _splits(given, alone=getattr(settings, "leave_one_out", False))
+    encoder = load_model(given["model"], image_size=settings.size or None)
+    what = {
+        "headline": protocol.HEADLINE,
+        "spec": given["model"],
+        "encoder": encoder,
+        "train": train,
+        "test": test,
+        "settings": settings,
+        "facts": _facts(given["model"]),
+    }
+    # The identity of a measurement is all but its values: an empty one finds a line that is there already.
+    line = (
+        None if given.get("again") else find_result(out, result_line(name, [("", 0.0)], seconds=0.0, **what))
+    )
+    if line is not None:
+        say(f"measured before, on {line['date']}: this is the line of {out}; --again measures again")
+    else:
+        start = time.monotonic()
+        values = list(protocol.evaluate(encoder, train, test, settings, progress=Count("features")))
+        line = result_line(name, values, seconds=time.monotonic() - start, **what)
+        append_result(out, line)
+        say(f"added to {out}")
+    _show(line)
+    return line
+
+
+def _show(line: dict[str, Any]) -> None:
+    train, test = line["data"]["train"], line["data"]["test"]
+    rows = [
+        [
+            metric,
+            f"{found['mean']:.2f}",
+            "" if found["std"] is None else f"± {found['std']:.2f} (n = {found['n']})",
+        ]
+        for metric, found in line["values"].items()
+    ]
+    show(
+        f"{line['model']['spec']} at {line['settings']['size']} px, {line['protocol']}: "
+        f"{test['source']}{_split(test)}, {test['images']:,} images, by "
+        f"{train['source']}{_split(train)}, {train['images']:,} images\n{table(rows)}"
+    )
+
+
+def _split(part: dict[str, Any]) -> str:
+    return f" {part['split']}" if part["split"] else ""
+
+
+def _splits(given: dict[str, Any], *, alone: bool) -> tuple[Images, Images]:
+    """(training images, test images); with ``alone`` both are the split that is named."""
+    from seed_hub.data import list_splits, open_images
+
+    data, test_data = given["data"], given.get("test_data", given["data"])
+    how: dict[str, Any] = {"allow_bad": given.get("allow_bad", 0.01), "progress": Count("checking images")}
+    if alone:
+        images = open_images(data, split=given.get("split") or given.get("split_train"), **how)
+        return images, images
+    test_split = given.get("split") or _test_split(test_data, list_splits(test_data), apart=test_data != data)
+    train = open_images(data, split=given.get("split_train"), **how)
+    return train, open_images(test_data, split=test_split, **how)
+
+
+def _test_split(data: str, there: list[str], *, apart: bool) -> str | None:
+    for name in ("validation", "val", "valid", "test"):
+        if name in there:
+            return name
+    if apart:
+        return None  # other images than the training ones: all of them
+    has = (
+        f"it has {', '.join(there)}: name one with --split"
+        if there
+        else "it has none: name other images with --test-data"
+    )
+    raise SeedHubError(f'"{data}" has no split called validation or test to measure on; {has}.')
+
+
+def _facts(spec: str) -> dict[str, Any]:
+    """What a table should know of a model of ours: from the config.json beside its weights."""
+    from seed_hub.eval.record import without_folders
+
+    folder = Path(spec.removeprefix("seed:").partition("?")[0])
+    for path in (folder / "best" / "config.json", folder / "config.json"):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["seed_hub"]
+        except (OSError, ValueError, KeyError):
+            continue
+        kept = {
+            key: found[key]
+            for key in ("name", "method", "teacher", "images_seen", "size")
+            if found.get(key) is not None
+        }
+        return {
+            key: without_folders(value) if isinstance(value, str) else value for key, value in kept.items()
+        }
+    return {}
+
+
+def _results_file(name: str) -> Path:
+    """In a checkout the file that tables and cards are made of."""
+    checkout = Path("hubconf.py").is_file() and Path("seed_hub").is_dir()
+    return Path("eval/results") / f"{name}.jsonl" if checkout else Path("results.jsonl")
