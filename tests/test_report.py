@@ -1,0 +1,303 @@
+"""The page about a run: what it says is what the folder holds, and it needs nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seed_hub.encoder import build_student
+from seed_hub.errors import SeedHubError
+from seed_hub.model_folder import save_model
+from seed_hub.report import write_report
+from seed_hub.report.curves import Curve, draw, moving_average, nice_ticks
+from seed_hub.report.gallery import NEIGHBOURS, QUERIES
+from seed_hub.report.record import read_run
+
+VERDICT = (
+    "It worked: 45.2% of the teacher's 10 nearest neighbours are also the student's (untrained 7.2%, chance 2.0%), "
+    "effective rank 79 -> 142."
+)
+VOID = {"meta", "img", "br", "wbr", "path", "circle"}
+
+
+def step(n: int, loss: float, seconds: float, **more: Any) -> dict[str, Any]:
+    line = {"event": "step", "step": n, "images": n * 16, "loss": loss, "lr": 0.1, "images_per_second": 40.0}
+    return line | {"seconds_left": 90, "memory_gb": 1.5, "seconds": seconds} | more
+
+
+def look(n: int, agreement: float | None, **more: Any) -> dict[str, Any]:
+    line = {"event": "look", "step": n, "images": n * 16, "agreement": agreement, "view_retrieval": 0.25}
+    line |= {"cosine": None if agreement is None else 0.375, "effective_rank": 79.0 + n, "knn": None}
+    line["score"] = line["view_retrieval"] if agreement is None else agreement
+    return line | more
+
+
+LOG = [
+    look(0, 0.072),
+    step(1, 0.0, 1.0),
+    step(4, 5.5, 8.0),
+    look(4, 0.452),
+    step(8, 5.0, 20.0),
+    look(8, 0.331),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with a teacher, named by relative paths as a user would; its models are random."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        path = Path("images") / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(path)
+    folder = Path("runs/first")
+    folder.mkdir(parents=True)
+    for seed, place in enumerate((folder / "best", Path("teacher"))):
+        torch.manual_seed(seed)
+        save_model(place, build_student("seed_mobilenetv3_small"), {})
+    write_run(folder)
+    return folder
+
+
+def write_run(
+    folder: Path, log: list[dict[str, Any]] = LOG, verdict: str | None = VERDICT, **config: Any
+) -> None:
+    settings = {
+        "data": "images",
+        "student": "seed_mobilenetv3_small",
+        "method": "seed",
+        "teacher": "seed:teacher",
+    }
+    settings |= {"out": "runs/first", "size": 32, "batch_size": 16, "allow_random_teacher": True}
+    settings |= {"method_settings": {"queue_size": 64}}
+    (folder / "config.json").write_text(json.dumps(settings | config))
+    (folder / "environment.json").write_text(
+        json.dumps(
+            {
+                "python": "3.11.7",
+                "packages": {"torch": "2.6.0", "timm": None},
+                "cpu": "A Processor",
+                "cores": 2,
+            }
+        )
+    )
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (folder / "bad_images.txt").write_text("# 1 images of images left out\ncat/broken.png\ttruncated\n")
+    (folder / "verdict.json").unlink(missing_ok=True)
+    if verdict:
+        (folder / "verdict.json").write_text(json.dumps({"verdict": verdict}))
+
+
+def html_of(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def words(html: str) -> str:
+    """What a reader sees: no tags, no style."""
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", text)
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes nothing; remembers what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_from_outside(run: Path) -> None:
+    html = html_of(run)
+    parser = Balanced()
+    parser.feed(html)
+    assert not parser.open
+    assert len(parser.fetched) == QUERIES * (1 + 2 * NEIGHBOURS)
+    assert all(source.startswith("data:image/") for source in parser.fetched)
+    assert not re.search(r"https?://|@import|url\(|<script|<link", html)
+
+
+def test_it_says_what_the_folder_holds(run: Path) -> None:
+    text = words(html_of(run))
+    assert "It worked. 45.2% of the teacher's" in text.replace("&#x27;", "'")
+    assert "79 → 142" in text
+    assert re.search(r"Agreement 45.2% untrained 7.2%", text), "the tile shows the best look, not the last"
+    assert re.search(r"4 64 45.2% 0.375 25.0% 83.0 best", text)
+    assert re.search(r"Training time 20 s 8 steps of 16", text)
+    assert "1 image was skipped" in text
+    assert "cat/broken.png truncated" in text
+    assert "queue_size 64 K, how many earlier teacher embeddings" in text
+    assert "torch 2.6.0" in text
+    assert "timm" not in text.partition("Packages")[2]
+
+
+def test_it_names_no_place_the_user_did_not(run: Path, tmp_path: Path) -> None:
+    assert str(tmp_path) not in html_of(run)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert str(tmp_path) not in html_of(run)
+
+
+def test_names_are_text_not_markup(run: Path) -> None:
+    write_run(run, student="<script>alert(1)</script>")
+    assert "<script" not in html_of(run)
+
+
+def test_neighbours_that_both_find_are_marked(run: Path) -> None:
+    assert "shared" in words(html_of(run))
+    write_run(run, teacher="seed:runs/first")  # the student is its own teacher
+    html = html_of(run)
+    assert words(html).count(f"{NEIGHBOURS} of {NEIGHBOURS} shared") == QUERIES
+    assert html.count("<li class=shared>") == 2 * QUERIES * NEIGHBOURS
+
+
+def test_neighbours_are_of_the_held_out_images(run: Path) -> None:
+    """Of 12 held-out images each of the 10 neighbours is another one, nearest first."""
+    from seed_hub.report.gallery import build_gallery
+
+    gallery = build_gallery(read_run(run))
+    assert len(gallery.images) == 12
+    for query, found in zip(gallery.queries, gallery.student, strict=True):
+        assert query not in found
+        assert len(set(found)) == NEIGHBOURS
+    from seed_hub.model_folder import load_model_folder
+    from seed_hub.report.gallery import _pixels
+
+    with torch.no_grad():
+        x = load_model_folder(run / "best").eval()(_pixels(gallery.images, 32).float() / 255).pooled
+    x = torch.nn.functional.normalize(x, dim=1)
+    similarity = (x @ x.T)[gallery.queries[0]][gallery.student[0]]
+    assert (similarity.diff() <= 1e-6).all()
+
+
+def test_without_a_teacher_the_student_stands_alone(run: Path) -> None:
+    log = [look(0, None), step(4, 5.5, 8.0), look(4, None, view_retrieval=0.5, score=0.5)]
+    write_run(run, log, method="moco", teacher="")
+    text = words(html_of(run))
+    assert text.count("Student 1") == 0
+    assert text.count(" Student ") == QUERIES
+    assert "Teacher" not in text
+    assert "Agreement" not in text
+    assert "View retrieval 50.0% untrained 25.0%" in text
+    assert "method moco, without a teacher" in text.lower()
+
+
+def test_a_teacher_that_is_gone_costs_its_row_only(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "teacher").rename(tmp_path / "elsewhere")
+    html = html_of(run)
+    assert "The teacher could not be loaded again" in words(html)
+    assert html.count("<img") == QUERIES * (1 + NEIGHBOURS)
+
+
+def test_images_that_are_gone_cost_the_grid_only(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").rename(tmp_path / "moved")
+    html = html_of(run)
+    assert "the images of this run could not be opened again" in words(html)
+    assert "<img" not in html
+    assert "It worked." in words(html)
+
+
+@pytest.mark.parametrize("length", range(len(LOG)))
+def test_an_unfinished_run_has_a_page(run: Path, length: int) -> None:
+    write_run(run, LOG[:length], verdict=None, data="gone")
+    text = words(html_of(run))
+    assert "Not finished." in text
+    if length >= 4:
+        assert "64 images seen, about 1 min 30 s to go" in text
+        assert "So far 45.2%" in text
+
+
+def test_a_run_without_best_has_no_grid_yet(run: Path) -> None:
+    (run / "best" / "config.json").unlink()
+    assert "None yet" in words(html_of(run))
+
+
+def test_lines_after_the_checkpoint_are_superseded_and_sittings_add_up(run: Path) -> None:
+    resumed = [{"event": "resume", "step": 4}, step(6, 4.0, 3.0), look(6, 0.4), step(8, 3.0, 7.0)]
+    write_run(run, LOG + resumed)
+    record = read_run(run)
+    assert [line["step"] for line in record.looks] == [0, 4, 6]
+    assert record.seconds == 8.0 + 7.0
+    assert "15 s, in 2 sittings" in words(html_of(run))
+
+
+def test_many_skipped_images_are_counted_and_the_first_shown(run: Path) -> None:
+    lines = "".join(f"{i}.png\tempty file\n" for i in range(1234))
+    (run / "bad_images.txt").write_text("# 1234 images of images left out\n" + lines)
+    text = words(html_of(run))
+    assert "1,234 images were skipped" in text
+    assert "19.png empty file" in text
+    assert "20.png empty" not in text
+    assert "1,214 more" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"), [(VERDICT, "good"), ("Barely: 9%.", "fair"), ("COLLAPSED: 9%.", "bad")]
+)
+def test_the_verdict_has_its_colour(run: Path, verdict: str, tone: str) -> None:
+    write_run(run, verdict=verdict, data="gone")
+    assert f"<header class={tone}>" in html_of(run)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SeedHubError, match="is missing or damaged"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> None:
+    write_run(run, data="gone")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SeedHubError, match="Cannot write file/page.html"):
+        write_report(run, Path("file/page.html"))
+    assert write_report(run, Path("new/page.html")).exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (5.81, 6.52), (0.072, 0.0816), (3.0, 3.0), (0.0, 0.0), (-2e4, 1e6)]
+)
+def test_ticks_are_round_even_and_enclose(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    steps = np.diff(ticks)
+    assert np.allclose(steps, steps[0])
+    assert float(f"{steps[0]:.1e}"[:3]) in (1.0, 2.0, 5.0)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+
+
+def test_a_curve_labels_its_ticks_apart_and_stays_inside() -> None:
+    points = [(0.0, 0.072), (128.0, 0.081), (256.0, 0.08)]
+    svg = draw(Curve("Agreement", "", points, "%", marked=128.0, untrained=0.072))
+    labels = re.findall(r"<text[^>]*>([\d.]+%)", svg)
+    assert len(labels) == len(set(labels)) >= 3
+    assert svg.count('class="best"') == svg.count("class=best") + 1 == 1
+    heights = [float(y) for y in re.findall(r"cy=([\d.]+)", svg)]
+    assert heights == sorted(heights, key=lambda y: -y)[:1] + heights[1:], "the lowest value lies lowest"
+    assert draw(Curve("Loss", "", [])) == ""
+
+
+def test_the_moving_average_keeps_means_and_places() -> None:
+    points = [(float(i), float(i % 2)) for i in range(200)]
+    smooth = moving_average(points)
+    assert [x for x, _ in smooth] == [x for x, _ in points]
+    assert np.ptp([y for _, y in smooth[10:-10]]) < 0.2
