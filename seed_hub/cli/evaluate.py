@@ -164,6 +164,8 @@ def _facts(spec: str) -> dict[str, Any]:
     """What a table should know of a model of ours: from the config.json beside its weights."""
     from seed_hub.eval.record import without_folders
 
+    from seed_hub.training.run_folder import RunFolder
+
     folder = Path(spec.removeprefix("seed:").partition("?")[0])
     for path in (folder / "best" / "config.json", folder / "config.json"):
         try:

@@ -132,6 +132,15 @@ class RunFolder:
             kept.append(line)
         return kept
 
+    def hours(self) -> float:
+        """Time spent training, over all sittings; what a kill threw away is not counted."""
+        total = sitting = 0.0
+        for line in self.read_log():
+            if line["event"] == "resume":
+                total, sitting = total + sitting, 0.0
+            sitting = line.get("seconds", sitting)
+        return (total + sitting) / 3600
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint in one step: a full disk or a kill leaves the previous one whole."""
         partial = self.checkpoint.with_suffix(".partial")
