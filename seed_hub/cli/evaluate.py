@@ -163,7 +163,6 @@ def _test_split(data: str, there: list[str], *, apart: bool) -> str | None:
 def _facts(spec: str) -> dict[str, Any]:
     """What a table should know of a model of ours: from the config.json beside its weights."""
     from seed_hub.eval.record import without_folders
-
     from seed_hub.training.run_folder import RunFolder
 
     folder = Path(spec.removeprefix("seed:").partition("?")[0])
@@ -177,6 +176,8 @@ def _facts(spec: str) -> dict[str, Any]:
             for key in ("name", "method", "teacher", "images_seen", "size")
             if found.get(key) is not None
         }
+        if (folder / "log.jsonl").exists():
+            kept["hours"] = round(RunFolder(folder).hours(), 2)
         return {
             key: without_folders(value) if isinstance(value, str) else value for key, value in kept.items()
         }
