@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,  # of timm, whose methods nn.Module's types do not know
         *,
         arch: str,
         name: str | None = None,

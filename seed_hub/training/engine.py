@@ -44,8 +44,9 @@ def train(
     accelerator: Accelerator,
     *,
     stop_at: int | None = None,
-) -> Look:
-    """Train ``method`` to the end, or continue it from the folder's checkpoint; the best look is returned.
+) -> Look | None:
+    """Train ``method`` to the end, or continue it from the folder's checkpoint; the best look is returned
+    (by the main process; None by the others).
 
     Args:
         teacher: fills ``batch.teacher``; None for methods that learn alone.
@@ -58,9 +59,9 @@ def train(
     # Build.
     if accelerator.device.type == "cpu":
         prepare_for_cpu(method)
-    method.to(accelerator.device, memory_format=torch.channels_last)
+    method.to(accelerator.device).to(memory_format=torch.channels_last)
     if teacher is not None:
-        teacher.to(accelerator.device, memory_format=torch.channels_last)
+        teacher.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(method, settings)
     model, optimizer = accelerator.prepare(method, optimizer)
     schedule = Schedule.of(settings, len(images))

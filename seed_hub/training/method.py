@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,9 @@ class Method(nn.Module):
     :meth:`forward`. The file name, lower-case, is the method's registered name.
     """
 
-    Settings: type
-    needs_teacher: bool = True
+    Settings: ClassVar[Any]
+    """the method's frozen dataclass of hyper-parameters"""
+    needs_teacher: ClassVar[bool] = True
     head: nn.Sequential
     """the student's projection head; saved beside the student, never inside it"""
 

@@ -17,6 +17,7 @@ from seed_hub.errors import SeedHubError, nearest
 from seed_hub.teachers import load_teacher
 from seed_hub.training.device import build_accelerator
 from seed_hub.training.engine import train
+from seed_hub.training.method import Method
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import peak_lr
@@ -91,7 +92,7 @@ def _summary(
     )
 
 
-def check_settings(cls: type, settings: RunSettings) -> None:
+def check_settings(cls: type[Method], settings: RunSettings) -> None:
     """Refuse what cannot be meant, one sentence each."""
     for name, wanted in (("data", settings.data), ("out", settings.out)):
         if not wanted:
@@ -127,7 +128,7 @@ def check_batch(settings: RunSettings, processes: int) -> None:
         )
 
 
-def resolve_method_settings(cls: type, name: str, overrides: dict[str, Any]) -> Any:
+def resolve_method_settings(cls: type[Method], name: str, overrides: dict[str, Any]) -> Any:
     """The method's frozen settings with ``overrides``; unknown ones are refused with the method's own list."""
     known = cls.Settings.__dataclass_fields__
     for key, value in overrides.items():

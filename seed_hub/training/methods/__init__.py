@@ -6,8 +6,12 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seed_hub.errors import SeedHubError, nearest
+
+if TYPE_CHECKING:
+    from seed_hub.training.method import Method
 
 
 def method_names() -> list[str]:
@@ -15,7 +19,7 @@ def method_names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> type[Method]:
     """The :class:`~seed_hub.training.method.Method` of that name.
 
     Raises:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class Moco(Method):
     Settings = Settings
     needs_teacher = False
 
-    def __init__(self, student: Encoder, settings: Settings, teacher_width: int | None) -> None:
+    def __init__(self, student: Encoder, settings: Any, teacher_width: int | None) -> None:
         super().__init__(student, settings, teacher_width)
         hidden = settings.hidden_width or student.width
         self.head = projection_head(student.width, hidden, settings.embedding_width)

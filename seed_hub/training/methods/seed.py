@@ -17,6 +17,7 @@ Legend: B batch, D embedding width, K queue; z_s student, z_t teacher.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ class Seed(Method):
     Settings = Settings
     needs_teacher = True
 
-    def __init__(self, student: Encoder, settings: Settings, teacher_width: int | None) -> None:
+    def __init__(self, student: Encoder, settings: Any, teacher_width: int | None) -> None:
         super().__init__(student, settings, teacher_width)
         assert teacher_width is not None
         hidden = settings.hidden_width or student.width
