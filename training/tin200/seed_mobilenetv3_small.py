@@ -13,7 +13,7 @@ from rows import main
 if __name__ == "__main__":
     main(
         "seed_mobilenetv3_small",
-        64_000,
+        40_000,
         {
             "student": "seed_mobilenetv3_small",
             "method": "seed",
