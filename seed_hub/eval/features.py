@@ -30,6 +30,7 @@ def extract(
     workers: int = 0,
     device: str | torch.device = "cpu",
     features: str = "pooled",
+    precision: str = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """One centre view of each image through the encoder: float32 ``[N, D]`` on the CPU, row i is image i.
@@ -41,6 +42,7 @@ def extract(
         workers: processes that decode; 0: this one does; -1: one less than the cores, at most 8.
         device: a torch device, or "auto" (the accelerator if there is one).
         features: "pooled" (the trunk, what papers probe) or "projected" (behind the projection head).
+        precision: "fp32", or "bf16" for autocast (the features are float32 either way).
         progress: called with (images done, images in all).
 
     Raises:
@@ -48,15 +50,18 @@ def extract(
     """
     if features not in KINDS:
         raise SeedHubError(f'There are no "{features}" features: choose "pooled" or "projected".')
+    if precision not in ("fp32", "bf16"):
+        raise SeedHubError(f'There is no precision "{precision}" here: choose "fp32" or "bf16".')
     if len(images) == 0:
         raise SeedHubError(f"{images.source} holds no images to compute features of.")
     device = pick_device(device)
     views = CenterViews(images, size or encoder.input_size)
     rows, done = torch.empty(0), 0
-    with _eval_mode(encoder.to(device)):
+    with _eval_mode(encoder.to(device)), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
         for pixels, index in _loader(views, batch_size, workers, device):
-            pixels = pixels.to(device, non_blocking=True)
-            found = _forward(encoder, pixels, features).cpu()  # [B, D]  CPU-GPU sync
+            found = _forward(
+                encoder, pixels.to(device, non_blocking=True), features
+            ).cpu()  # [B, D]  CPU-GPU sync
             _check_finite(found, index, encoder, images)
             if not done:
                 rows = torch.empty(len(images), found.shape[1])  # [N, D]

@@ -43,7 +43,18 @@ def main() -> None:
         if args.only and row not in args.only:
             continue
         for protocol in ("knn", "linear"):
-            words = ["eval", protocol, "--model", model, "--size", "64", "--workers", "0"]
+            words = [
+                "eval",
+                protocol,
+                "--model",
+                model,
+                "--size",
+                "64",
+                "--workers",
+                "0",
+                "--precision",
+                "bf16",
+            ]
             words += ["--data", str(args.data / "train-00000-of-00005.parquet")]
             words += ["--test-data", str(args.data / "validation-00000-of-00001.parquet")]
             if seed_hub([*words, "--out", "eval/results/tin200.jsonl"]):
