@@ -36,7 +36,8 @@ def test_the_table_shows_what_was_measured(
     printed, rows = capsys.readouterr().out, rows_of(tmp_path)
     assert list(rows) == ["untrained", "alone", "distilled", "teacher"]
     for row in rows.values():
-        line = next(line for line in printed.splitlines() if row["name"] in line and row["network"] in line)
+        found = [line for line in printed.splitlines() if row["name"] in line and row["network"] in line]
+        line = next(line for line in found if "%" in line)
         assert f"{row['accuracy']:.1f} %" in line
     assert ("did not hold" in printed) == (not held)
     assert f"\n  {NEXT}\n" in printed, "the line to copy stays on one line"

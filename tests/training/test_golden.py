@@ -13,7 +13,7 @@ from seed_hub.training.methods.seed import seed_loss
 
 def _read(path):
     with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file}, file.metadata()
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (safe_open is no mapping)
 
 
 def _agree(loss, grad, expected_loss, expected_grad, dtype):
