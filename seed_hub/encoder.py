@@ -48,6 +48,9 @@ class Encoder(nn.Module):
         mute_classes: the network's classifier is kept only for ``logits``.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         backbone: Any,  # of timm, whose methods nn.Module's types do not know
@@ -149,7 +152,7 @@ def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) ->
             f'There is no student "{name}": `seed-hub list` names the zoo, and any timm architecture is taken.'
             + nearest(name.split(".")[0], [*timm.list_models("seed_*"), *timm.list_models()])
         )
-    backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+    backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
     cfg = backbone.pretrained_cfg
     return Encoder(
         backbone,

@@ -20,7 +20,8 @@ def draw(rows: list[Row], features: dict[str, tuple[Tensor, Tensor]], digits: Di
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.2), facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.75), wspace=0.02)
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.75), wspace=0.02)
+    left, right = halves
     _bars(left, rows)
     _neighbours(right, features, digits, seed)
     return figure

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from torch import nn
@@ -94,7 +95,7 @@ def looks_untrained(backbone: nn.Module) -> bool:
     return all(_at_start(m) for m in norms)
 
 
-def _at_start(norm: nn.Module) -> bool:
+def _at_start(norm: Any) -> bool:
     weight, bias = norm.weight, getattr(norm, "bias", None)
     mean = getattr(norm, "running_mean", None)
     constant = bool(

@@ -26,14 +26,14 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
     if image_size and cfg is not None and cfg.fixed_input_size:
         kwargs["img_size"] = image_size  # position embeddings are resampled to the views' size
     try:
-        backbone = timm.create_model(rest, pretrained=not allow_random, **kwargs)
+        backbone: Any = timm.create_model(rest, pretrained=not allow_random, **kwargs)
     except SeedHubError:
         raise
     except Exception as error:  # download errors of three libraries, and timm's own
         raise SeedHubError(
             f"The weights of timm:{rest} could not be loaded ({_first_line(error)}): check the network, or use file:PATH?arch={rest.split('.')[0]}."
         ) from error
-    own = backbone.pretrained_cfg
+    own: dict[str, Any] = backbone.pretrained_cfg
     return Encoder(
         backbone,
         arch=own["architecture"],
