@@ -59,3 +59,13 @@ def test_frozen_stays_frozen():
 def test_an_unknown_student_is_refused_with_the_nearest_name():
     with pytest.raises(SeedHubError, match='Did you mean "seed_mobilenetv3_large"'):
         build_student("seed_mobilenet_v3_large")
+
+
+@pytest.mark.parametrize("name", ["seed_mobilenetv3_large", "seed_efficientnet_b0", "mobilenetv4_conv_small"])
+def test_an_untrained_students_residual_branches_start_closed(name: str) -> None:
+    blocks = [m for m in build_student(name).eval().backbone.modules() if getattr(m, "has_skip", False)]
+    assert blocks
+    for block in blocks:
+        width = next(m for m in block.modules() if isinstance(m, torch.nn.Conv2d)).in_channels
+        x = torch.rand(1, width, 8, 8)
+        assert torch.equal(block(x), x)
