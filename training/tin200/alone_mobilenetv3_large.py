@@ -9,12 +9,12 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
     python training/tin200/alone_mobilenetv3_large.py --data tiny-imagenet-200 --out runs
 """
 
-from rows import main
+from rows import STUDENT_IMAGES, main
 
 if __name__ == "__main__":
     main(
         "alone_mobilenetv3_large",
-        64_000,
+        STUDENT_IMAGES,
         {"student": "seed_mobilenetv3_large", "method": "moco", "lr": 5e-4},
         {"queue_size": 256, "key_momentum": 0.999, "temperature": 0.2},
     )

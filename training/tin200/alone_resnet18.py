@@ -5,7 +5,7 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
     python training/tin200/alone_resnet18.py --data tiny-imagenet-200 --out runs
 """
 
-from rows import MOCO, main
+from rows import MOCO, STUDENT_IMAGES, main
 
 if __name__ == "__main__":
-    main("alone_resnet18", 64_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)
+    main("alone_resnet18", STUDENT_IMAGES, {"student": "seed_resnet18", "method": "moco"}, MOCO)

@@ -1,4 +1,4 @@
-"""The teacher: ResNet-18 by MoCo v2, without labels.
+"""The teacher: ResNet-18 by MoCo v2, without labels; from other initial weights than its students (seed 1).
 
 Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
 
@@ -8,4 +8,4 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
 from rows import MOCO, main
 
 if __name__ == "__main__":
-    main("moco_resnet18", 160_000, {"student": "seed_resnet18", "method": "moco"}, MOCO)
+    main("moco_resnet18", 320_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)
