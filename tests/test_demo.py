@@ -55,7 +55,7 @@ def test_both_students_see_as_many_images_and_no_labels(folder: Path) -> None:
         images = open_images(folder / "digits", split=split)
         assert len(images) == count
         assert images.labels is None
-        assert images.load(0).size == (32, 32)
+        assert images.load(0).size == (64, 64)
 
 
 def test_the_accuracies_are_those_of_the_saved_models(folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_accuracies_are_those_of_the_saved_models(folder: Path) -> None:
     from seed_hub.teachers import load_model
 
     labels = torch.as_tensor(load_digits().target)
-    for name in ("distilled", "teacher"):
+    for name in ("distilled", "alone"):
         network = load_model(f"seed:{folder / name}")
         parts = []
         for split in ("train", "test"):

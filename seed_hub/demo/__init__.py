@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 STUDENT, TEACHER = "seed_mobilenetv3_small", "resnet10t"
 BATCH = 64
+TEACHER_SIDE = (
+    32  # pixels the teacher sees; the student halves its maps five times, and sees all the image has
+)
 TEACHER_EPOCHS, STUDENT_EPOCHS = 12.0, 12.0
 K = 20  # neighbours that vote
 NEXT = (
@@ -88,6 +91,8 @@ def plan(
         data=str(folder / "digits"),
         split="train",
         size=SIDE,
+        crop_min=0.4,  # half a digit may be any digit
+        flip=0.0,  # and a mirrored one is none
         batch_size=BATCH,
         optimizer="adamw",
         lr=1e-3,
@@ -97,12 +102,25 @@ def plan(
         workers=workers,
     )
     moco = {"queue_size": 512, "key_momentum": 0.99, "hidden_width": 512}
-    seed_own = {"queue_size": 1024, "hidden_width": 512}
+    seed_own = {
+        "queue_size": 1024,
+        "hidden_width": 512,
+        # Pooled features are compared, which are not negative: their cosines are all large.
+        "student_temperature": 0.07,
+        "teacher_temperature": 0.04,
+    }
     teacher, alone, distilled = (str(folder / name) for name in ("teacher", "alone", "distilled"))
     return {
         "teacher": (
             f"a teacher, {TEACHER}, by MoCo v2",
-            replace(shared, student=TEACHER, method="moco", out=teacher, epochs=TEACHER_EPOCHS * budget),
+            replace(
+                shared,
+                student=TEACHER,
+                method="moco",
+                out=teacher,
+                size=TEACHER_SIDE,
+                epochs=TEACHER_EPOCHS * budget,
+            ),
             moco,
         ),
         "alone": (
@@ -112,7 +130,15 @@ def plan(
         ),
         "distilled": (
             "the same student from that teacher, by SEED",
-            replace(shared, student=STUDENT, method="seed", teacher=f"seed:{teacher}", out=distilled),
+            replace(
+                shared,
+                student=STUDENT,
+                method="seed",
+                teacher=f"seed:{teacher}?head=none",
+                teacher_size=TEACHER_SIDE,
+                out=distilled,
+                lr=3e-3,
+            ),
             seed_own,
         ),
     }
@@ -126,14 +152,14 @@ def _features(name: str, plans: dict[str, Any], digits: Digits) -> tuple[Tensor,
     from seed_hub.eval.features import extract
     from seed_hub.teachers import load_model
 
+    _, settings, _ = plans["alone" if name == "untrained" else name]
     if name == "untrained":
-        _, settings, _ = plans["alone"]
         torch.manual_seed(settings.seed)  # the weights that both students start from
         network: Any = build_student(settings.student)
     else:
-        network = load_model(f"seed:{plans[name][1].out}")
+        network = load_model(f"seed:{settings.out}")
     bank, queries = (
-        extract(network, images, device="auto", size=digits.side) for images in (digits.train, digits.test)
+        extract(network, images, device="auto", size=settings.size) for images in (digits.train, digits.test)
     )
     return bank, queries
 

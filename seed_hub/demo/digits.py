@@ -11,10 +11,8 @@ if TYPE_CHECKING:
 
     from seed_hub.data import Images
 
-SIDE, DIGIT = (
-    32,
-    24,
-)  # pixels: of an image, and of the digit in its middle, so that a crop shows more than a stroke
+SIDE = 64  # pixels of an image
+DIGIT = (32, 56)  # pixels of the digit in it, smallest and largest
 TRAIN = 1297  # the first writers' digits; the other 500 are for the test
 
 
@@ -27,27 +25,30 @@ class Digits:
     test: Images
     train_labels: Tensor
     test_labels: Tensor
-    side: int = SIDE
-    """pixels"""
 
 
 def write_digits(folder: Path) -> Digits:
     """The digits as PNG files in ``folder/train`` and ``folder/test``, written once; their labels stay in memory."""
+    import numpy as np
     import torch
     from PIL import Image
     from sklearn.datasets import load_digits
 
     from seed_hub.data import open_images
 
-    source = load_digits()  # 8 x 8, from 0 to 16
+    source = load_digits()  # 8 x 8, from 0 to 16, each centred and of one size: comparing pixels would do
     for i, pixels in enumerate(source.images):
         path = folder / ("train" if i < TRAIN else "test") / f"{i:04d}.png"
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Anywhere and of any size, as things are in photographs.
+        random = np.random.default_rng(i)
+        side = int(random.integers(DIGIT[0], DIGIT[1] + 1))
+        corner = tuple(int(v) for v in random.integers(0, SIDE - side + 1, 2))
         digit = Image.fromarray((pixels * (255 / 16)).round().astype("uint8"))
         image = Image.new("L", (SIDE, SIDE))
-        image.paste(digit.resize((DIGIT, DIGIT), Image.Resampling.BICUBIC), ((SIDE - DIGIT) // 2,) * 2)
+        image.paste(digit.resize((side, side), Image.Resampling.BICUBIC), corner)
         image.save(path)
     labels = torch.as_tensor(source.target)
     train, test = (open_images(folder, split=split) for split in ("train", "test"))

@@ -27,7 +27,7 @@ from seed_hub.training.optimization import Schedule, build_optimizer
 from seed_hub.training.progress import Progress
 from seed_hub.training.run_folder import RunFolder
 from seed_hub.training.settings import RunSettings
-from seed_hub.training.views import ViewsDataset
+from seed_hub.training.views import ViewsDataset, whole_view
 
 
 class Stopped(Exception):
@@ -258,7 +258,7 @@ def _loader(
     )
     workers = settings.workers if settings.workers >= 0 else min(8, (os.cpu_count() or 1) - 1)
     return DataLoader(
-        ViewsDataset(images, method.view_settings(settings.size), settings.seed),
+        ViewsDataset(images, method.view_settings(whole_view(settings)), settings.seed),
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -46,8 +46,8 @@ class Method(nn.Module):
         self.settings = settings
         self.teacher_width = teacher_width
 
-    def view_settings(self, size: int) -> list[ViewSettings]:
-        """The recipe of each of the V views, at side ``size``."""
+    def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
+        """The recipe of each of the V views, made from the run's view of a ``whole`` image."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

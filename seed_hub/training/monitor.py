@@ -20,7 +20,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.eval.knn import knn_accuracy, neighbours
 from seed_hub.training.method import Method
 from seed_hub.training.settings import RunSettings
-from seed_hub.training.views import make_view, view_rng
+from seed_hub.training.views import make_view, view_rng, whole_view
 
 NEIGHBOURS = 10
 # View numbers no run of training reaches: the held-out views never coincide with a training view.
@@ -104,7 +104,7 @@ class Monitor:
         size, seed = settings.size, settings.seed
         pictures = [images.load(i) for i in range(len(images))]
         self.pixels = torch.stack([center_pixels(p, size) for p in pictures])  # uint8 [N, 3, S, S]
-        first = method.view_settings(size)[0]
+        first = method.view_settings(whole_view(settings))[0]
         views = [make_view(p, first, view_rng(seed, i, _WATCH_VIEW)) for i, p in enumerate(pictures)]
         self.views = torch.stack([torch.from_numpy(v) for v in views])
         self.teacher: Tensor | None = None  # [N, D]

@@ -23,6 +23,10 @@ class RunSettings:
     """folder of the run"""
     size: int = 224
     """side of the student's views in pixels"""
+    crop_min: float = 0.2
+    """smallest share of an image's area that a view shows, above 0 to 1; raise it where a part does not tell the whole"""
+    flip: float = 0.5
+    """probability that a view is mirrored; 0 where left and right matter (digits, text, some medical images)"""
     teacher_size: int = 0
     """side the views are enlarged to for the teacher, in pixels; 0: as the student sees them"""
     batch_size: int = 256

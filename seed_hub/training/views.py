@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as F
 
 from seed_hub.data import Images
+from seed_hub.training.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ pixels) is for 224 pixels; on a 64 pixel view the same pixels would wipe out thr
 def recipe(settings: ViewSettings, size: int) -> ViewSettings:
     """``settings`` at another side."""
     return replace(settings, size=size)
+
+
+def whole_view(settings: RunSettings) -> ViewSettings:
+    """The view of a whole image that a run's settings ask for: MoCo v2's recipe unless they say otherwise."""
+    return replace(MOCO_V2, size=settings.size, scale=(settings.crop_min, 1.0), flip_p=settings.flip)
 
 
 def view_rng(seed: int, index: int, view: int) -> np.random.Generator:

@@ -157,6 +157,8 @@ def test_a_queue_that_the_batch_does_not_divide(teacher_run: Path) -> None:
         (["--lr", "-1"], "--lr is -1.0: it must be 0 or more"),
         (["--lr", "inf"], "--lr is inf"),
         (["--epochs", "0"], "--epochs is 0.0: it must be above 0"),
+        (["--crop-min", "0"], "--crop-min is 0.0: it must be above 0 and at most 1"),
+        (["--flip", "2"], "--flip is 2.0: it must be at most 1"),
         (["--accumulate", "3"], "--batch-size 8 does not divide into"),
         (["--temperature", "0"], "--temperature is 0.0: a temperature must be above 0"),
         (["--queue-size", "0"], "--queue-size is 0: it must be at least 1"),

@@ -13,6 +13,7 @@ from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.training.method import Batch
 from seed_hub.training.methods import method_class, method_names
+from seed_hub.training.views import MOCO_V2, recipe
 
 WIDTH = 24
 
@@ -29,7 +30,7 @@ def made(request):
         cls.Settings(**{k: v for k, v in smaller.items() if k in known}),
         WIDTH if cls.needs_teacher else None,
     )
-    views = [torch.rand(32, 3, 32, 32) for _ in method.view_settings(32)]
+    views = [torch.rand(32, 3, 32, 32) for _ in method.view_settings(recipe(MOCO_V2, 32))]
     teacher = [torch.randn(32, WIDTH) for _ in views] if cls.needs_teacher else None
     return method, Batch(views, torch.arange(32), teacher)
 

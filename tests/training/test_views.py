@@ -12,7 +12,16 @@ from scipy.stats import ks_2samp
 from torchvision import transforms as T
 
 from seed_hub.data import open_images
-from seed_hub.training.views import MOCO_V2, ViewsDataset, _crop_box, make_view, recipe, view_rng
+from seed_hub.training.settings import RunSettings
+from seed_hub.training.views import (
+    MOCO_V2,
+    ViewsDataset,
+    _crop_box,
+    make_view,
+    recipe,
+    view_rng,
+    whole_view,
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +133,9 @@ def test_the_data_set_numbers_views_through_the_epochs(pictures):
     for v, pixels in enumerate((a, b)):
         expected = make_view(images.load(3), recipe(MOCO_V2, 16), view_rng(5, 3, 4 + v))
         assert np.array_equal(pixels.numpy(), expected)
+
+
+def test_a_run_chooses_its_smallest_crop_and_its_flips():
+    asked = whole_view(RunSettings(size=40, crop_min=0.5, flip=0.0))
+    assert asked == replace(MOCO_V2, size=40, scale=(0.5, 1.0), flip_p=0.0)
+    assert whole_view(RunSettings()) == MOCO_V2

@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, projection_head
-from seed_hub.training.views import MOCO_V2, ViewSettings, recipe
+from seed_hub.training.views import ViewSettings
 
 PRESETS = {"released-code": {"batch_negatives": False}}
 
@@ -94,8 +94,8 @@ class Moco(Method):
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.queue = FeatureQueue(settings.queue_size, settings.embedding_width)
 
-    def view_settings(self, size: int) -> list[ViewSettings]:
-        return [recipe(MOCO_V2, size), recipe(MOCO_V2, size)]
+    def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
+        return [whole, whole]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         query = self.project(self.student(batch.views[0]).pooled)  # [B, D]

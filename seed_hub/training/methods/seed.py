@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, projection_head
-from seed_hub.training.views import MOCO_V2, ViewSettings, recipe
+from seed_hub.training.views import ViewSettings
 
 PRESETS = {
     "paper": {"hidden_width": 0},
@@ -95,8 +95,8 @@ class Seed(Method):
         self.head = projection_head(student.width, hidden, teacher_width, settings.head_layers)
         self.queue = FeatureQueue(settings.queue_size, teacher_width)
 
-    def view_settings(self, size: int) -> list[ViewSettings]:
-        return [recipe(MOCO_V2, size)]
+    def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
+        return [whole]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.teacher is not None
