@@ -33,6 +33,19 @@ class Features:
     stages: list[Tensor] = field(default_factory=list)
     """One ``[B, C_i, H_i, W_i]`` per stage, shallow to deep; only when asked for."""
 
+    @property
+    def embedding(self) -> Tensor:
+        """``[B, P]`` projected if the encoder has a head, else pooled ``[B, D]``: what a student is compared with."""
+        return self.pooled if self.projected is None else self.projected
+
+    def float(self) -> Features:
+        """The same in float32."""
+        optional = {
+            name: None if (value := getattr(self, name)) is None else value.float()
+            for name in ("tokens", "logits", "projected")
+        }
+        return Features(self.pooled.float(), stages=[stage.float() for stage in self.stages], **optional)
+
 
 class Encoder(nn.Module):
     """A timm network with its normalisation inside.
@@ -126,9 +139,8 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def embed(self, pixels: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` in [0, 1] -> ``[B, P]`` projected if the encoder has a head, else pooled ``[B, D]``."""
-        features = self.encoder(pixels)
-        return features.pooled if features.projected is None else features.projected
+        """``[B, 3, H, W]`` in [0, 1] -> ``[B, P]``, see :attr:`Features.embedding`."""
+        return self.encoder(pixels).embedding
 
 
 def _tokens(last: Tensor, prefix: int) -> Tensor | None:

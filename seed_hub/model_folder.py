@@ -19,6 +19,7 @@ from torch import nn
 
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
+from seed_hub.projection import describe, rebuild
 
 WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "projection_head.safetensors"
 
@@ -34,9 +35,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if head is not None:
         _replace_tensors(folder / HEAD, head)
-        facts = facts | {
-            "projection_head": [list(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)]
-        }
+        facts = facts | {"projection_head": describe(head)}
     _replace_tensors(folder / WEIGHTS, encoder.backbone)
     text = json.dumps(hub_config(encoder, facts), indent=2) + "\n"
     replace_file(folder / CONFIG, text.encode())
@@ -89,7 +88,7 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
     facts = config.get("seed_hub", {})
     projection = None
     if head and (folder / HEAD).exists() and facts.get("projection_head"):
-        projection = _head_from_shapes(facts["projection_head"])
+        projection = rebuild(facts["projection_head"])
         _load_strictly(projection, folder / HEAD)
     return Encoder(
         backbone,
@@ -159,14 +158,6 @@ def _load_strictly(module: nn.Module, path: Path) -> None:
             f"of another shape {sorted(shapes)[:4]}; it was saved from another network."
         )
     module.load_state_dict(tensors)
-
-
-def _head_from_shapes(shapes: list[list[int]]) -> nn.Sequential:
-    """The MLP with ReLU between linear layers of the given ``[out, in]`` shapes."""
-    layers: list[nn.Module] = []
-    for out, width in shapes:
-        layers += [nn.Linear(width, out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
 
 
 def _pool_of(backbone: nn.Module) -> str:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import load_model_folder, save_model
+from seed_hub.projection import projection_head
 from seed_hub.teachers import load_model, load_teacher
-from seed_hub.training.method import projection_head
 
 
 @pytest.fixture(scope="module")

@@ -45,10 +45,10 @@ def write_digits(folder: Path) -> Digits:
         # Anywhere and of any size, as things are in photographs.
         random = np.random.default_rng(i)
         side = int(random.integers(DIGIT[0], DIGIT[1] + 1))
-        corner = tuple(int(v) for v in random.integers(0, SIDE - side + 1, 2))
+        left, top = random.integers(0, SIDE - side + 1, 2).tolist()
         digit = Image.fromarray((pixels * (255 / 16)).round().astype("uint8"))
         image = Image.new("L", (SIDE, SIDE))
-        image.paste(digit.resize((side, side), Image.Resampling.BICUBIC), corner)
+        image.paste(digit.resize((side, side), Image.Resampling.BICUBIC), (left, top))
         image.save(path)
     labels = torch.as_tensor(source.target)
     train, test = (open_images(folder, split=split) for split in ("train", "test"))

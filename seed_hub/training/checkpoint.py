@@ -68,20 +68,22 @@ def restore(
 
 
 def ship(
-    path: Path, method: Method, settings: RunSettings, teacher: Frozen | None, step: int, look: Look | None
+    path: Path, method: Method, settings: RunSettings, teachers: list[Frozen], step: int, look: Look | None
 ) -> None:
     """Save the student for use, and nothing of its training but the head beside it."""
     facts = {
         "name": settings.student,
         "method": settings.method,
-        "teacher": _without_folders(teacher.name) if teacher else None,
-        "teacher_licence": teacher.licence if teacher else None,
+        "teacher": " + ".join(_without_folders(teacher.name) for teacher in teachers) or None,
+        "teacher_licence": " + ".join(teacher.licence or "unknown" for teacher in teachers) or None,
         "size": settings.size,
         "step": step,
         "images_seen": step * settings.batch_size,
         "look": asdict(look) if look else None,
     }
     save_model(path, method.student, facts, method.head)
+    for name, (peer, head) in method.peers().items():
+        save_model(path / name, peer, facts | {"name": name, "look": None}, head)
 
 
 def _without_folders(spec: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seed_hub.data import Images
-from seed_hub.encoder import Frozen
+from seed_hub.encoder import Features, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.training.batches import StepBatches
 from seed_hub.training.checkpoint import restore, ship, state_of
@@ -38,7 +38,7 @@ def train(
     method: Method,
     images: Images,
     held_out: Images,
-    teacher: Frozen | None,
+    teachers: list[Frozen],
     settings: RunSettings,
     folder: RunFolder,
     accelerator: Accelerator,
@@ -49,7 +49,7 @@ def train(
     (by the main process; None by the others).
 
     Args:
-        teacher: fills ``batch.teacher``; None for methods that learn alone.
+        teachers: fill ``batch.teachers``; none for methods that learn alone.
         stop_at: act at this step as if the user had pressed Ctrl-C (for tests of resume).
 
     Raises:
@@ -60,12 +60,12 @@ def train(
     if accelerator.device.type == "cpu":
         prepare_for_cpu(method)
     method.to(accelerator.device).to(memory_format=torch.channels_last)
-    if teacher is not None:
+    for teacher in teachers:
         teacher.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(method, settings)
     model, optimizer = accelerator.prepare(method, optimizer)
     schedule = Schedule.of(settings, len(images))
-    run = _Run(method, teacher, settings, folder, accelerator, held_out, images.fingerprint)
+    run = _Run(method, teachers, settings, folder, accelerator, held_out, images.fingerprint)
 
     # Resume.
     state = folder.load_checkpoint()
@@ -85,7 +85,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr(step)
             model.train()
-            outputs = _accumulate(model, views, index, labels, teacher, settings, accelerator)
+            method.step, method.steps = step, schedule.steps
+            outputs = _accumulate(model, method, views, index, labels, teachers, settings, accelerator)
+            method.before_step()
             if settings.clip:
                 accelerator.clip_grad_norm_(model.parameters(), settings.clip)
             optimizer.step()
@@ -119,7 +121,7 @@ class _Run:
     """What the loop writes down; only the main process does."""
 
     method: Method
-    teacher: Frozen | None
+    teachers: list[Frozen]
     settings: RunSettings
     folder: RunFolder
     accelerator: Accelerator
@@ -132,7 +134,7 @@ class _Run:
         if self.writes:
             self.monitor = Monitor(
                 self.held_out,
-                self.teacher,
+                self.teachers,
                 self.method,
                 self.settings,
                 self.accelerator.device,
@@ -150,14 +152,14 @@ class _Run:
         look = self.monitor.look(self.method)
         best = max((earlier.score for earlier in self.looks[1:]), default=-1.0)
         if step and look.score > best:
-            ship(self.folder.best, self.method, self.settings, self.teacher, step, look)
+            ship(self.folder.best, self.method, self.settings, self.teachers, step, look)
         self.looks.append(look)
         self.log({"event": "look", "step": step, "images": step * self.settings.batch_size, **asdict(look)})
         return look
 
     def save(self, optimizer: Any, step: int) -> None:
         if self.writes:
-            ship(self.folder.last, self.method, self.settings, self.teacher, step, None)
+            ship(self.folder.last, self.method, self.settings, self.teachers, step, None)
             self.folder.save_checkpoint(
                 state_of(self.method, optimizer, self.settings, self.data, step, self.looks)
             )
@@ -189,10 +191,11 @@ class _Run:
 
 def _accumulate(
     model: torch.nn.Module,
+    method: Method,
     views: list[Tensor],
     index: Tensor,
     labels: Tensor,
-    teacher: Frozen | None,
+    teachers: list[Frozen],
     settings: RunSettings,
     accelerator: Accelerator,
 ) -> dict[str, list[Tensor]]:
@@ -200,8 +203,17 @@ def _accumulate(
     outputs: dict[str, list[Tensor]] = {}
     parts = settings.accumulate
     for part, own in enumerate(torch.arange(len(index)).chunk(parts)):
-        batch = _batch(
-            [v[own] for v in views], index[own], labels[own], teacher, settings.teacher_size, accelerator
+        # uint8 travels, a quarter of float32; normalisation is the encoders' business.
+        pixels = [_to_device(v[own], accelerator.device) for v in views]
+        said = [
+            [_ask(teacher, v, settings, method.reads_stages, accelerator) for v in pixels]
+            for teacher in teachers
+        ]
+        batch = Batch(
+            pixels,
+            index[own].to(accelerator.device, non_blocking=True),
+            said,
+            labels[own].to(accelerator.device, non_blocking=True),
         )
         with _gradients_travel(accelerator, model, part == parts - 1):
             with accelerator.autocast():
@@ -212,25 +224,20 @@ def _accumulate(
     return outputs
 
 
-def _batch(
-    raw: list[Tensor],
-    index: Tensor,
-    labels: Tensor,
-    teacher: Frozen | None,
-    teacher_size: int,
-    accelerator: Accelerator,
-) -> Batch:
-    """uint8 views -> a batch on the device, with the teacher's embeddings filled in."""
-    device = accelerator.device
-    # uint8 travels, a quarter of float32; normalisation is the encoders' business.
-    views = [
-        v.to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255) for v in raw
-    ]
-    embeddings = None
-    if teacher is not None:
-        with accelerator.autocast():
-            embeddings = [teacher.embed(enlarge(v, teacher_size)).float() for v in views]
-    return Batch(views, index.to(device, non_blocking=True), embeddings, labels.to(device, non_blocking=True))
+def _to_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 -> float in [0, 1] on the device."""
+    there = pixels.to(device, non_blocking=True)
+    return there.to(memory_format=torch.channels_last).float().div_(255)
+
+
+def _ask(
+    teacher: Frozen, pixels: Tensor, settings: RunSettings, stages: bool, accelerator: Accelerator
+) -> Features:
+    """What the teacher says of one view, in float32."""
+    # Small crops keep their proportion to the whole view.
+    size = round(settings.teacher_size * pixels.shape[-1] / settings.size)
+    with accelerator.autocast():
+        return teacher(enlarge(pixels, size), stages=stages).float()
 
 
 @contextmanager

@@ -2,49 +2,111 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from seed_hub.encoder import Encoder
+from seed_hub.encoder import Encoder, Features
 from seed_hub.training.views import ViewSettings
 
 
 @dataclass
 class Batch:
-    """One step's images, already on the device. V views, B images, D teacher width."""
+    """One step's images, already on the device. V views, B images."""
 
     views: list[Tensor]
-    """V tensors ``[B, 3, S, S]``, float in [0, 1]; view v of image i is a pure function of (seed, i, v)."""
+    """V tensors ``[B, 3, S_v, S_v]``, float in [0, 1]; view v of image i is a pure function of (seed, i, v)."""
     index: Tensor
     """``[B]`` int64: each image's place in the data set."""
-    teacher: list[Tensor] | None = None
-    """V teacher embeddings ``[B, D]``, float32, one for each view; None for methods without a teacher."""
-    labels: Tensor | None = None
-    """``[B]`` int64, only for methods that ask for them."""
+    teachers: list[list[Features]]
+    """What each teacher says of each of the V views, float32 and without gradient; empty for methods without one."""
+    labels: Tensor
+    """``[B]`` int64; -1 where the data has none."""
+
+    @property
+    def teacher(self) -> list[Features]:
+        """What the only teacher says of each view."""
+        (teacher,) = self.teachers
+        return teacher
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What an encoder gives for one image of the run's size."""
+
+    pooled: int
+    """D"""
+    embedding: int
+    """P: D, unless the encoder carries a projection head"""
+    classes: int
+    """of its classifier; 0 without one"""
+    stages: tuple[tuple[int, ...], ...]
+    """(C_i, H_i, W_i), shallow to deep"""
+
+    @classmethod
+    def of(cls, features: Features) -> Shapes:
+        """Of what was said of a batch, whatever its size."""
+        return cls(
+            pooled=features.pooled.shape[1],
+            embedding=features.embedding.shape[1],
+            classes=0 if features.logits is None else features.logits.shape[1],
+            stages=tuple(tuple(stage.shape[1:]) for stage in features.stages),
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is made for, besides its student and its settings."""
+
+    student: Shapes
+    teachers: tuple[Shapes, ...]
+    """empty for methods without a teacher"""
+    images: int
+    """N, images to train on; ``Batch.index`` is below it"""
+    classes: int
+    """of the labels, for methods that ask for them; 0 without"""
+    seed: int
+
+    @property
+    def teacher(self) -> Shapes:
+        """Of the only teacher."""
+        (teacher,) = self.teachers
+        return teacher
 
 
 class Method(nn.Module):
     """Base of all methods. A method owns the student and whatever else it trains; never a teacher.
 
-    Subclasses set ``Settings`` (a frozen dataclass), ``needs_teacher`` and ``view_settings``, and implement
+    Subclasses set ``Settings`` (a frozen dataclass) and what they need, and implement :meth:`view_settings` and
     :meth:`forward`. The file name, lower-case, is the method's registered name.
     """
 
     Settings: ClassVar[Any]
     """the method's frozen dataclass of hyper-parameters"""
     needs_teacher: ClassVar[bool] = True
-    head: nn.Sequential
+    """False: it learns alone, by `pretrain`"""
+    takes_teachers: ClassVar[bool] = False
+    """several teachers may be given"""
+    needs_labels: ClassVar[bool] = False
+    reads_stages: ClassVar[bool] = False
+    """the teacher's and the student's feature maps are compared: ``Features.stages`` is filled"""
+    reads_logits: ClassVar[bool] = False
+    """the teacher must have a classifier"""
+    head: nn.Sequential | None
     """the student's projection head; saved beside the student, never inside it"""
+    step: int = 0
+    """the step being taken, counted from 0; kept by the engine"""
+    steps: int = 1
+    """of the whole run"""
 
-    def __init__(self, student: Encoder, settings: Any, teacher_width: int | None) -> None:
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__()
         self.student = student
+        self.head = None
         self.settings = settings
-        self.teacher_width = teacher_width
+        self.task = task
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
         """The recipe of each of the V views, made from the run's view of a ``whole`` image."""
@@ -57,6 +119,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self) -> None:
+        """Between the gradients and the optimiser's step: the place to drop gradients that should not count yet."""
+
     @torch.no_grad()
     def after_step(self, outputs: dict[str, Tensor]) -> None:
         """Mutate what is kept between steps: queues, moving averages.
@@ -67,13 +132,19 @@ class Method(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """The student's pooled features ``[B, D]`` -> what is compared with the teacher, or with other views."""
-        return self.head(pooled)
+        return pooled if self.head is None else self.head(pooled)
+
+    def peers(self) -> dict[str, tuple[Encoder, nn.Sequential | None]]:
+        """Further students this method trains, by name, each with its head; each is shipped as the student is."""
+        return {}
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, from 0 to below 1: schedules are functions of it."""
+        return self.step / self.steps
 
 
-def projection_head(width: int, hidden: int, out: int, layers: int = 2) -> nn.Sequential:
-    """MLP ``width -> hidden -> ... -> out`` with ReLU between the layers, no batch norm (MoCo v2, SEED)."""
-    sizes = [width] + [hidden] * (layers - 1)
-    blocks: list[nn.Module] = []
-    for a, b in itertools.pairwise(sizes):
-        blocks += [nn.Linear(a, b), nn.ReLU(inplace=True)]
-    return nn.Sequential(*blocks, nn.Linear(sizes[-1], out))
+@torch.no_grad()
+def move_average(average: nn.Module, own: nn.Module, momentum: float) -> None:
+    """theta_average <- m theta_average + (1 - m) theta_own, for all parameters at once."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - momentum)

@@ -72,7 +72,7 @@ class Look:
     agreement: float | None
     """top-10 neighbour overlap of the student's pooled features with the teacher's embedding"""
     cosine: float | None
-    """mean cosine of the student's projected embedding to the teacher's"""
+    """mean cosine of the student's projected embedding to the teacher's, where they are as wide"""
     view_retrieval: float
     """share of images found again among all from another view of them, by the pooled features"""
     effective_rank: float
@@ -86,7 +86,7 @@ class Monitor:
 
     Args:
         images: the held-out images.
-        teacher: or None.
+        teachers: what the first one says is agreed with; none, if the method learns alone.
         settings: sides in pixels and seed, as in training.
         device, autocast: where and in what precision the networks run.
     """
@@ -94,7 +94,7 @@ class Monitor:
     def __init__(
         self,
         images: Images,
-        teacher: Frozen | None,
+        teachers: list[Frozen],
         method: Method,
         settings: RunSettings,
         device: torch.device,
@@ -108,8 +108,10 @@ class Monitor:
         views = [make_view(p, first, view_rng(seed, i, _WATCH_VIEW)) for i, p in enumerate(pictures)]
         self.views = torch.stack([torch.from_numpy(v) for v in views])
         self.teacher: Tensor | None = None  # [N, D]
-        if teacher is not None:
-            self.teacher = self._run(lambda x: teacher.embed(enlarge(x, settings.teacher_size)), self.pixels)
+        if teachers:
+            self.teacher = self._run(
+                lambda x: teachers[0].embed(enlarge(x, settings.teacher_size)), self.pixels
+            )
 
     def _run(self, embed: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         """``embed`` over all ``pixels`` in the run's precision; float32 on the CPU."""
@@ -140,7 +142,8 @@ class Monitor:
         agreement = cosine = knn = None
         if self.teacher is not None:
             agreement = neighbour_overlap(pooled, self.teacher)
-            cosine = cosine_similarity(embedding, self.teacher).mean().item()
+            if embedding.shape == self.teacher.shape:
+                cosine = cosine_similarity(embedding, self.teacher).mean().item()
         if self.labels is not None:
             knn = _leave_one_out(pooled, torch.as_tensor(self.labels))
         found = view_retrieval(other, pooled)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from seed_hub.data import Images, open_images, split_held_out
-from seed_hub.encoder import Frozen, build_student
+from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.teachers import load_teacher
 from seed_hub.training.device import build_accelerator
 from seed_hub.training.engine import train
-from seed_hub.training.method import Method
+from seed_hub.training.method import Method, Shapes, Task
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import peak_lr
@@ -58,32 +58,37 @@ def run(
     torch.manual_seed(settings.seed)
     student = build_student(settings.student)
     student.input_size = settings.size  # what it is trained at is what it is for
-    _try_out(student.eval(), settings.size, f'The student "{settings.student}"', "--size")
+    shapes = _shapes(student.eval(), settings.size, f'The student "{settings.student}"', "--size")
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = _images(settings, progress)
-    teacher = _teacher(settings) if cls.needs_teacher else None
-    method = cls(student.train(), own, None if teacher is None else _width(teacher, settings))
+    teachers = [_teacher(settings)] if cls.needs_teacher else []
+    task = Task(
+        student=shapes,
+        teachers=tuple(_teacher_shapes(cls, teacher, settings) for teacher in teachers),
+        images=len(images),
+        classes=_classes(cls, images, settings),
+        seed=settings.seed,
+    )
+    method = cls(student.train(), own, task)
     if accelerator.is_main_process and not resume:
         folder.claim(overwrite)
         folder.save_settings(settings, own)
         images.save_bad(folder.path / "bad_images.txt")
     if say is not None and accelerator.is_main_process:
-        say(_summary(settings, images, held_out, teacher, accelerator))
+        say(_summary(settings, images, held_out, accelerator))
     accelerator.wait_for_everyone()
     try:
-        return train(method, images, held_out, teacher, settings, folder, accelerator, stop_at=stop_at)
+        return train(method, images, held_out, teachers, settings, folder, accelerator, stop_at=stop_at)
     except BaseException:
         if accelerator.is_main_process and not resume and not folder.log.exists():
             folder.release()  # it never got to look at an image: a failed start as well
         raise
 
 
-def _summary(
-    settings: RunSettings, images: Images, held_out: Images, teacher: Frozen | None, accelerator: Accelerator
-) -> str:
+def _summary(settings: RunSettings, images: Images, held_out: Images, accelerator: Accelerator) -> str:
     """What the run works with, in one line."""
     bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
-    source = f"taught by {settings.teacher}" if teacher is not None else "without a teacher"
+    source = f"taught by {settings.teacher}" if settings.teacher else "without a teacher"
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     return (
@@ -177,18 +182,38 @@ def _teacher(settings: RunSettings) -> Frozen:
     )
 
 
-def _width(teacher: Frozen, settings: RunSettings) -> int:
-    """Width of the teacher's embedding, seen rather than looked up."""
+def _teacher_shapes(cls: type[Method], teacher: Frozen, settings: RunSettings) -> Shapes:
     flag = "--teacher-size" if settings.teacher_size else "--size"
-    what = f'The teacher "{settings.teacher}"'
-    return _try_out(teacher.embed, settings.teacher_size or settings.size, what, flag).shape[1]
+    shapes = _shapes(teacher, settings.teacher_size or settings.size, f'The teacher "{teacher.name}"', flag)
+    if cls.reads_logits and not shapes.classes:
+        raise SeedHubError(
+            f'The method "{settings.method}" compares class scores, and the teacher "{teacher.name}" has no classifier: '
+            "name one that was trained with labels, such as timm:resnet50.a1_in1k, or use --method seed."
+        )
+    return shapes
+
+
+def _classes(cls: type[Method], images: Images, settings: RunSettings) -> int:
+    """How many classes the labels name; 0 for methods that do not ask."""
+    if not cls.needs_labels:
+        return 0
+    if images.labels is None:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns from labels and {settings.data} has none: put the images into one '
+            "folder per class, or use a method without labels, such as --method seed."
+        )
+    return int(torch.as_tensor(images.labels).max()) + 1
 
 
 @torch.no_grad()
-def _try_out(network: Callable[[Tensor], Any], size: int, what: str, flag: str) -> Any:
+def _shapes(network: Encoder | Frozen, size: int, what: str, flag: str) -> Shapes:
     """What ``network`` says of an empty image of ``size`` pixels; a network that cannot take one is refused."""
+    pixels = torch.zeros(1, 3, size, size)
     try:
-        return network(torch.zeros(1, 3, size, size))
+        features = network(pixels)
+        with suppress(Exception):  # a network without maps: for the method that reads them to say
+            features.stages = network(pixels, stages=True).stages
+        return Shapes.of(features)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise SeedHubError(

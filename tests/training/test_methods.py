@@ -9,13 +9,16 @@ from dataclasses import fields, is_dataclass
 import pytest
 import torch
 
-from seed_hub.encoder import build_student
+from seed_hub.encoder import Encoder, Features, build_student
 from seed_hub.errors import SeedHubError
-from seed_hub.training.method import Batch
+from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import method_class, method_names
 from seed_hub.training.views import MOCO_V2, recipe
 
-WIDTH = 24
+STUDENT = "seed_mobilenetv3_small"
+TEACHER = Shapes(
+    pooled=40, embedding=24, classes=5, stages=((8, 16, 16), (12, 8, 8), (16, 4, 4), (20, 2, 2), (24, 1, 1))
+)
 
 
 @pytest.fixture(params=method_names())
@@ -25,14 +28,36 @@ def made(request):
     cls = method_class(request.param)
     smaller = {"queue_size": 64, "hidden_width": 64}
     known = {f.name for f in fields(cls.Settings)}
+    student = build_student(STUDENT)
     method = cls(
-        build_student("seed_mobilenetv3_small"),
+        student,
         cls.Settings(**{k: v for k, v in smaller.items() if k in known}),
-        WIDTH if cls.needs_teacher else None,
+        Task(
+            student=shapes_of(student),
+            teachers=(TEACHER,) if cls.needs_teacher else (),
+            images=200,
+            classes=5,
+            seed=0,
+        ),
     )
     views = [torch.rand(32, 3, 32, 32) for _ in method.view_settings(recipe(MOCO_V2, 32))]
-    teacher = [torch.randn(32, WIDTH) for _ in views] if cls.needs_teacher else None
-    return method, Batch(views, torch.arange(32), teacher)
+    said = [[_said() for _ in views]] if cls.needs_teacher else []
+    return method, Batch(views, torch.arange(32), said, torch.arange(32) % 5)
+
+
+def shapes_of(student: Encoder) -> Shapes:
+    with torch.no_grad():
+        return Shapes.of(copy.deepcopy(student).eval()(torch.zeros(1, 3, 32, 32), stages=True))
+
+
+def _said() -> Features:
+    """What a teacher may say of 32 images of 32 px."""
+    return Features(
+        pooled=torch.randn(32, TEACHER.pooled),
+        projected=torch.randn(32, TEACHER.embedding),
+        logits=torch.randn(32, TEACHER.classes),
+        stages=[torch.randn(32, *stage) for stage in TEACHER.stages],
+    )
 
 
 def _step(method, batch):

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
+from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
-from seed_hub.training.method import Batch, Method, projection_head
+from seed_hub.training.method import Batch, Method, Task, move_average
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"released-code": {"batch_negatives": False}}
@@ -85,9 +86,10 @@ class Moco(Method):
 
     Settings = Settings
     needs_teacher = False
+    head: nn.Sequential
 
-    def __init__(self, student: Encoder, settings: Any, teacher_width: int | None) -> None:
-        super().__init__(student, settings, teacher_width)
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
+        super().__init__(student, settings, task)
         hidden = settings.hidden_width or student.width
         self.head = projection_head(student.width, hidden, settings.embedding_width)
         self.key_student = copy.deepcopy(student).requires_grad_(False)
@@ -113,11 +115,5 @@ class Moco(Method):
     @torch.no_grad()
     def after_step(self, outputs: dict[str, Tensor]) -> None:
         self.queue.push(outputs["enqueue"])
-        m = self.settings.key_momentum
-        for own, average in ((self.student, self.key_student), (self.head, self.key_head)):
-            _move(average, own, m)
-
-
-def _move(average: nn.Module, own: nn.Module, m: float) -> None:
-    """theta_k <- m theta_k + (1 - m) theta_q, all tensors at once."""
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - m)
+        move_average(self.key_student, self.student, self.settings.key_momentum)
+        move_average(self.key_head, self.head, self.settings.key_momentum)

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
+from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
-from seed_hub.training.method import Batch, Method, projection_head
+from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {
@@ -88,20 +89,18 @@ class Seed(Method):
     Settings = Settings
     needs_teacher = True
 
-    def __init__(self, student: Encoder, settings: Any, teacher_width: int | None) -> None:
-        super().__init__(student, settings, teacher_width)
-        assert teacher_width is not None
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
+        super().__init__(student, settings, task)
         hidden = settings.hidden_width or student.width
-        self.head = projection_head(student.width, hidden, teacher_width, settings.head_layers)
-        self.queue = FeatureQueue(settings.queue_size, teacher_width)
+        self.head = projection_head(student.width, hidden, task.teacher.embedding, settings.head_layers)
+        self.queue = FeatureQueue(settings.queue_size, task.teacher.embedding)
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
         return [whole]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.teacher is not None
         z_s = self.project(self.student(batch.views[0]).pooled)  # [B, D]
-        z_t = batch.teacher[0]  # [B, D]
+        z_t = batch.teacher[0].embedding  # [B, D]
         loss = seed_loss(
             z_s,
             z_t,
