@@ -201,14 +201,12 @@ def _accumulate(
 ) -> dict[str, list[Tensor]]:
     """Gradients of one batch, part by part; everything the method returned for each part, detached."""
     outputs: dict[str, list[Tensor]] = {}
+    stages = "stages" in method.reads(method.settings)
     parts = settings.accumulate
     for part, own in enumerate(torch.arange(len(index)).chunk(parts)):
         # uint8 travels, a quarter of float32; normalisation is the encoders' business.
         pixels = [_to_device(v[own], accelerator.device) for v in views]
-        said = [
-            [_ask(teacher, v, settings, method.reads_stages, accelerator) for v in pixels]
-            for teacher in teachers
-        ]
+        said = [[_ask(teacher, v, settings, stages, accelerator) for v in pixels] for teacher in teachers]
         batch = Batch(
             pixels,
             index[own].to(accelerator.device, non_blocking=True),

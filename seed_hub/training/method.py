@@ -89,11 +89,6 @@ class Method(nn.Module):
     """False: it learns alone, by `pretrain`"""
     takes_teachers: ClassVar[bool] = False
     """several teachers may be given"""
-    needs_labels: ClassVar[bool] = False
-    reads_stages: ClassVar[bool] = False
-    """the teacher's and the student's feature maps are compared: ``Features.stages`` is filled"""
-    reads_logits: ClassVar[bool] = False
-    """the teacher must have a classifier"""
     head: nn.Sequential | None
     """the student's projection head; saved beside the student, never inside it"""
     step: int = 0
@@ -107,6 +102,12 @@ class Method(nn.Module):
         self.head = None
         self.settings = settings
         self.task = task
+
+    @classmethod
+    def reads(cls, settings: Any) -> frozenset[str]:
+        """What more than pixels and embeddings it needs, under these settings: ``"labels"``, ``"logits"`` (a teacher
+        with a classifier), ``"stages"`` (feature maps: the teacher's ``Features.stages`` are then filled)."""
+        return frozenset()
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
         """The recipe of each of the V views, made from the run's view of a ``whole`` image."""

@@ -49,6 +49,7 @@ def run(
     cls = method_class(settings.method)
     own = resolve_method_settings(cls, settings.method, method_settings or {})
     check_settings(cls, settings)
+    reads = cls.reads(own)
     accelerator = build_accelerator(settings)
     check_batch(settings, accelerator.num_processes)
     # Everything that can be refused is refused before the folder is claimed: a failed start leaves nothing behind.
@@ -58,15 +59,16 @@ def run(
     torch.manual_seed(settings.seed)
     student = build_student(settings.student)
     student.input_size = settings.size  # what it is trained at is what it is for
-    shapes = _shapes(student.eval(), settings.size, f'The student "{settings.student}"', "--size")
+    student_shapes = _shapes(student.eval(), settings.size, f'The student "{settings.student}"', "--size")
+    _need_stages(reads, student_shapes, settings, f'the student "{settings.student}"')
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = _images(settings, progress)
     teachers = [_teacher(settings)] if cls.needs_teacher else []
     task = Task(
-        student=shapes,
-        teachers=tuple(_teacher_shapes(cls, teacher, settings) for teacher in teachers),
+        student=student_shapes,
+        teachers=tuple(_teacher_shapes(reads, teacher, settings) for teacher in teachers),
         images=len(images),
-        classes=_classes(cls, images, settings),
+        classes=_classes(reads, images, settings),
         seed=settings.seed,
     )
     method = cls(student.train(), own, task)
@@ -182,20 +184,29 @@ def _teacher(settings: RunSettings) -> Frozen:
     )
 
 
-def _teacher_shapes(cls: type[Method], teacher: Frozen, settings: RunSettings) -> Shapes:
+def _teacher_shapes(reads: frozenset[str], teacher: Frozen, settings: RunSettings) -> Shapes:
     flag = "--teacher-size" if settings.teacher_size else "--size"
     shapes = _shapes(teacher, settings.teacher_size or settings.size, f'The teacher "{teacher.name}"', flag)
-    if cls.reads_logits and not shapes.classes:
+    if "logits" in reads and not shapes.classes:
         raise SeedHubError(
             f'The method "{settings.method}" compares class scores, and the teacher "{teacher.name}" has no classifier: '
             "name one that was trained with labels, such as timm:resnet50.a1_in1k, or use --method seed."
         )
+    _need_stages(reads, shapes, settings, f'the teacher "{teacher.name}"')
     return shapes
 
 
-def _classes(cls: type[Method], images: Images, settings: RunSettings) -> int:
+def _need_stages(reads: frozenset[str], shapes: Shapes, settings: RunSettings, what: str) -> None:
+    if "stages" in reads and not shapes.stages:
+        raise SeedHubError(
+            f'The method "{settings.method}" compares feature maps, and {what} has none at {settings.size} px: name another '
+            "network, or use a method on embeddings, such as --method seed."
+        )
+
+
+def _classes(reads: frozenset[str], images: Images, settings: RunSettings) -> int:
     """How many classes the labels name; 0 for methods that do not ask."""
-    if not cls.needs_labels:
+    if "labels" not in reads:
         return 0
     if images.labels is None:
         raise SeedHubError(
