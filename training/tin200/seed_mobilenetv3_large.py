@@ -5,12 +5,17 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
     python training/tin200/seed_mobilenetv3_large.py --data tiny-imagenet-200 --out runs
 """
 
-from rows import STUDENT_IMAGES, main
+from rows import SEED, STUDENT_IMAGES, main
 
 if __name__ == "__main__":
     main(
         "seed_mobilenetv3_large",
         STUDENT_IMAGES,
-        {"student": "seed_mobilenetv3_large", "method": "seed", "teacher": "seed:{runs}/moco_resnet18"},
-        {"queue_size": 16384},
+        {
+            "student": "seed_mobilenetv3_large",
+            "method": "seed",
+            "teacher": "seed:{runs}/moco_resnet18?head=none",
+            "lr": 3e-3,
+        },
+        SEED,
     )

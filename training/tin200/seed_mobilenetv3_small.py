@@ -20,6 +20,7 @@ if __name__ == "__main__":
             "teacher": "file:{file}?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0",
             "size": 64,
             "teacher_size": 96,
+            "lr": 3e-3,
         },
         {"queue_size": 8192, "student_temperature": 0.07},
     )

@@ -5,12 +5,12 @@ Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.
     python training/tin200/seed_resnet18.py --data tiny-imagenet-200 --out runs
 """
 
-from rows import STUDENT_IMAGES, main
+from rows import SEED, STUDENT_IMAGES, main
 
 if __name__ == "__main__":
     main(
         "seed_resnet18",
         STUDENT_IMAGES,
-        {"student": "seed_resnet18", "method": "seed", "teacher": "seed:{runs}/moco_resnet18", "seed": 1},
-        {"queue_size": 16384},
+        {"student": "seed_resnet18", "method": "seed", "teacher": "seed:{runs}/moco_resnet18?head=none"},
+        SEED,
     )
