@@ -89,7 +89,8 @@ class Progress:
             return
         parts = [f"view retrieval {look.view_retrieval:.1%}", f"effective rank {look.effective_rank:.0f}"]
         if look.agreement is not None:
-            parts = [f"agreement with the teacher {look.agreement:.1%}", f"cosine {look.cosine:.3f}", *parts]
+            cosine = [] if look.cosine is None else [f"cosine {look.cosine:.3f}"]
+            parts = [f"agreement with the teacher {look.agreement:.1%}", *cosine, *parts]
         if look.knn is not None:
             parts.append(f"k-NN {look.knn:.1f} % (labels only shown)")
         self.say(f"step {step}/{self.steps}  held out: " + "  ".join(parts))

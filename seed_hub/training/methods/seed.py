@@ -7,20 +7,27 @@
 D+ = [z_t, d_1 ... d_K]: the image's own teacher embedding and a queue of K earlier ones. Teacher and student see the
 same view; the student never enters the queue; then z_t is enqueued.
 
+Small patches (the paper's longest runs): besides the whole view, P small crops of each image, which teacher and student
+both see and which are compared with a queue of their own, into which one patch of each image goes. The two losses are
+added, the patches' averaged over patches. Symmetric: two whole views, the loss averaged over them. Several teachers:
+one head and one queue (two, with patches) for each, the loss averaged over teachers.
+
 Where we differ: the teacher temperature is the paper's 0.01 (the released code's 1e-4 makes the target one-hot: preset
-``released-code``); the queue starts empty instead of random; the student's head is 2,048 wide (the paper: as wide as
-the student's features; 2,048 is worth 2.3 points of ImageNet linear accuracy in an independent re-run): preset ``paper``.
+``released-code``); the queue starts empty and grows, so that no step contrasts against random rows; the student's head
+is 2,048 wide (the paper: as wide as the student's features; 2,048 is worth 2.3 points of ImageNet linear accuracy in an
+independent re-run): preset ``paper``. The released small-patch code does not normalise the teacher's embeddings, which
+is harmless for its SwAV teachers only; here everything is normalised in one place.
 
 Legend: B batch, D embedding width, K queue; z_s student, z_t teacher.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
@@ -32,6 +39,8 @@ from seed_hub.training.views import ViewSettings
 PRESETS = {
     "paper": {"hidden_width": 0},
     "released-code": {"hidden_width": 0, "teacher_temperature": 1e-4},
+    "plus": {"symmetric": True},
+    "small-patch": {"small_patches": 6},
 }
 
 
@@ -81,35 +90,84 @@ class Settings:
     """width of the student head's hidden layer; 0: as wide as the student's features (the paper's)"""
     head_layers: int = 2
     """linear layers in the student's head"""
+    symmetric: bool = False
+    """two whole views of each image instead of one"""
+    small_patches: int = 0
+    """P, small crops of each image besides the whole view; the paper's: 6"""
+    small_size: int = 0
+    """side of the small crops in pixels; 0: 96 for 224, in proportion for another --size"""
+    small_scale: tuple[float, ...] = (0.05, 0.14)
+    """share of the image's area that a small crop shows, least and most; the whole view then shows more than that"""
 
 
 class Seed(Method):
-    """Student trunk and head against a queue of teacher embeddings."""
+    """Student trunk and a head for each teacher, against queues of teacher embeddings."""
 
     Settings = Settings
     needs_teacher = True
+    takes_teachers = True
+    head: nn.Sequential
+    # ModuleLists, whose items' types torch does not carry.
+    more_heads: Any
+    queues: Any
+    small_queues: Any
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
         hidden = settings.hidden_width or student.width
-        self.head = projection_head(student.width, hidden, task.teacher.embedding, settings.head_layers)
-        self.queue = FeatureQueue(settings.queue_size, task.teacher.embedding)
+        heads = [
+            projection_head(student.width, hidden, teacher.embedding, settings.head_layers)
+            for teacher in task.teachers
+        ]
+        self.head = heads[0]
+        self.more_heads = nn.ModuleList(heads[1:])
+        self.queues = nn.ModuleList(FeatureQueue(settings.queue_size, t.embedding) for t in task.teachers)
+        patched = task.teachers if settings.small_patches else ()
+        self.small_queues = nn.ModuleList(FeatureQueue(settings.queue_size, t.embedding) for t in patched)
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
-        return [whole]
+        own = self.settings
+        views = 2 if own.symmetric else 1
+        if not own.small_patches:
+            return [whole] * views
+        least, most = own.small_scale
+        side = own.small_size or round(whole.size * 96 / 224)
+        small = replace(whole, size=side, scale=(least, most))
+        # What a patch shows, the whole view does not: the paper's 0.14 to 1 beside 0.05 to 0.14.
+        return [replace(whole, scale=(most, 1.0))] * views + [small] * own.small_patches
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        z_s = self.project(self.student(batch.views[0]).pooled)  # [B, D]
-        z_t = batch.teacher[0].embedding  # [B, D]
-        loss = seed_loss(
-            z_s,
-            z_t,
-            self.queue.get(),
-            student_temperature=self.settings.student_temperature,
-            teacher_temperature=self.settings.teacher_temperature,
-        )
-        return {"loss": loss, "enqueue": z_t}
+        views = 2 if self.settings.symmetric else 1
+        outputs: dict[str, Tensor] = {}
+        losses = [self._compare(batch, slice(0, views), self.queues, "queue", outputs)]
+        if self.settings.small_patches:
+            losses.append(self._compare(batch, slice(views, None), self.small_queues, "small_queue", outputs))
+        return {"loss": torch.stack(losses).sum()} | outputs
+
+    def _compare(
+        self, batch: Batch, which: slice, queues: Any, name: str, outputs: dict[str, Tensor]
+    ) -> Tensor:
+        """The loss over some views of one size, averaged over them and over teachers; what is to be enqueued is put
+        into ``outputs``: of each image, the first of these views."""
+        pooled = self.student(torch.cat(batch.views[which])).pooled  # [V B, D]
+        losses = []
+        for t, (said, queue) in enumerate(zip(batch.teachers, queues, strict=True)):
+            head = self.head if t == 0 else self.more_heads[t - 1]
+            losses.append(
+                seed_loss(
+                    head(pooled),
+                    torch.cat([view.embedding for view in said[which]]),  # [V B, P]
+                    queue.get(),
+                    student_temperature=self.settings.student_temperature,
+                    teacher_temperature=self.settings.teacher_temperature,
+                )
+            )
+            outputs[f"{name}_{t}"] = said[which][0].embedding
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def after_step(self, outputs: dict[str, Tensor]) -> None:
-        self.queue.push(outputs["enqueue"])
+        for t, queue in enumerate(self.queues):
+            queue.push(outputs[f"queue_{t}"])
+        for t, queue in enumerate(self.small_queues):
+            queue.push(outputs[f"small_queue_{t}"])
