@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,23 @@ from seed_hub.settings import Declared, read_settings
 TRAINING = Path(__file__).resolve().parents[1] / "training"
 # What may change: where the run is and computes, and how often it saves; never what comes out.
 MAY_CHANGE = ("out", "device", "workers", "save_every")
+
+
+def run_folders(out: str) -> list[str]:
+    """The run in ``out``, or those of the students that were trained together into it."""
+    inside = Path(out).glob("*/config.json")
+    together = sorted(str(p.parent) for p in inside if '"method_settings"' in p.read_text(encoding="utf-8"))
+    return [out] if (Path(out) / "config.json").exists() or not together else together
+
+
+def check_students(given: Sequence[str], folders: Sequence[str], out: str) -> None:
+    """Students named again must be those of the runs."""
+    were = sorted(stored_config(folder)["student"] for folder in folders)
+    if given and sorted(given) != were:
+        raise SeedHubError(
+            f"The run in {out} was started with --student {' '.join(were)}, not {' '.join(given)}: leave out --student to "
+            "continue it, or name another --out for a new run."
+        )
 
 
 def stored_config(out: str) -> dict[str, Any]:
@@ -47,7 +65,8 @@ def continued(
             "or name another --out for a new run."
         )
     changed = {key: given[key] for key in MAY_CHANGE if key in given}
-    return {key: value for key, value in stored.items() if key in known} | changed, own
+    values = {key: value for key, value in stored.items() if key in known} | changed
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}, own
 
 
 def _agree(key: str, was: Any, value: Any) -> bool:

@@ -49,12 +49,14 @@ class Parser(argparse.ArgumentParser):
         summary: str | None = None,
         required: Collection[str] = (),
         skip: Collection[str] = (),
+        repeated: Collection[str] = (),
     ) -> None:
-        """A group of flags from the fields of a settings class."""
+        """A group of flags from the fields of a settings class; those ``repeated`` may be given several times, and come
+        as a tuple."""
         group = self.add_argument_group(title, summary)
         for option in options:
             if option.name not in skip:
-                _add(group, option, option.name in required)
+                _add(group, option, option.name in required, option.name in repeated)
 
     def parse(self, argv: Sequence[str], *, elsewhere: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What was given, by name.
@@ -97,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         raise SeedHubError(f"`{self.prog}` has no option {flag}." + (hint or f" See `{self.prog} --help`."))
 
 
-def _add(group: argparse._ArgumentGroup, option: Option, required: bool) -> None:
+def _add(group: argparse._ArgumentGroup, option: Option, required: bool, repeated: bool) -> None:
     text = option.help.replace("%", "%%")
     if option.kind is bool:
         # A flag that is on by default is documented as the one that turns it off.
@@ -107,8 +109,11 @@ def _add(group: argparse._ArgumentGroup, option: Option, required: bool) -> None
         )
         return
     default = "required" if required else _default(option)
+    if repeated:
+        default += "; may be given several times"
     group.add_argument(
         option.flag,
+        action="append" if repeated else "store",
         type=_READ[option.kind],
         nargs="+" if option.several else None,
         metavar=_METAVAR.get(option.kind),

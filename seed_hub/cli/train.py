@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from seed_hub.cli.continuing import TRAINING, continued, stored_config
+from seed_hub.cli.continuing import TRAINING, check_students, continued, run_folders, stored_config
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import Count, facts, say, show
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.settings import Declared, declared_in, read_settings
+
+if TYPE_CHECKING:
+    from seed_hub.training.monitor import Look
+    from seed_hub.training.settings import RunSettings
 
 SUMMARY = {
     "distill": "Train a student, without labels, to see images as a teacher does.",
     "pretrain": "Train a student, without labels and without a teacher.",
 }
 DEFAULT_METHOD = {"distill": "seed", "pretrain": "moco"}
+REPEATED = ("student", "teacher")
 
 
 def distill(argv: list[str]) -> dict[str, Any]:
@@ -32,7 +38,8 @@ def pretrain(argv: list[str]) -> dict[str, Any]:
 def _train(command: str, argv: list[str]) -> dict[str, Any]:
     methods = declared_in(TRAINING / "methods")
     early = _early(command, argv)
-    stored = stored_config(early["out"]) if early.get("resume") and early.get("out") else None
+    folders = run_folders(early["out"]) if early.get("resume") and early.get("out") else []
+    stored = stored_config(folders[0]) if folders else None
     name = early.get("method") or (stored["method"] if stored else DEFAULT_METHOD[command])
     if name not in methods:
         fitting = ", ".join(_methods_of(command, methods))
@@ -47,17 +54,28 @@ def _train(command: str, argv: list[str]) -> dict[str, Any]:
     teaching = _needs_teacher(methods[name])
     parser = _parser(command, methods, name, teaching)
     given = parser.parse(argv, elsewhere=_elsewhere(methods, name, teaching))
+    if "teacher" in given:
+        given["teacher"], given["more_teachers"] = given["teacher"][0], given["teacher"][1:]
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
     if resume and overwrite:
         raise SeedHubError("--resume continues the run and --overwrite replaces it: give one of them.")
     parser.need(given, *(("out",) if resume else _required(teaching)))
     preset = _preset(methods[name], given.pop("preset", None))
+    students = given.pop("student", ())
     if resume:
-        return _run(command, *continued(given, preset, methods[name]), resume=True)
+        check_students(students, folders, given["out"])
+        old = [continued({**given, "out": folder}, preset, methods[name]) for folder in folders]
+        return _run(command, [values for values, _ in old], old[0][1], out=given["out"], resume=True)
     own_names = {option.name for option in methods[name].options}
     run_values = {key: value for key, value in given.items() if key not in own_names}
     own = preset | {key: value for key, value in given.items() if key in own_names}
-    return _run(command, {**run_values, "method": name}, own, overwrite=overwrite)
+    run_values["method"] = name
+    if len(students) == 1:
+        run_values["student"] = students[0]
+    runs = [run_values]
+    if len(students) > 1:
+        runs = [{**run_values, "student": s, "out": os.path.join(given["out"], s)} for s in students]
+    return _run(command, runs, own, out=given["out"], overwrite=overwrite)
 
 
 def _early(command: str, argv: list[str]) -> dict[str, Any]:
@@ -77,12 +95,14 @@ def _parser(command: str, methods: dict[str, Declared], name: str, teaching: boo
     )
     start.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     run = read_settings(TRAINING / "settings.py", "RunSettings")
-    skip = () if teaching else _teacher_names(run)
+    skip = ("more_teachers",) if teaching else _teacher_names(run)
     start.add_argument(
         "--method",
         help=f"how to train it: {', '.join(_methods_of(command, methods))} (default: {DEFAULT_METHOD[command]})",
     )
-    parser.add_options("run", run.options, required=_required(teaching), skip=("method", *skip))
+    parser.add_options(
+        "run", run.options, required=_required(teaching), skip=("method", *skip), repeated=REPEATED
+    )
     parser.add_options(f"method {name}", methods[name].options, summary=methods[name].summary)
     presets = methods[name].constants.get("PRESETS", {})
     if presets:
@@ -125,38 +145,45 @@ def _preset(declared: Declared, word: str | None) -> dict[str, Any]:
 
 def _run(
     command: str,
-    values: dict[str, Any],
+    values: list[dict[str, Any]],
     own: dict[str, Any],
     *,
+    out: str,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
+    """Train the students of ``values``, one run each, together; the result of the only one, or of each by its name."""
     from seed_hub.training.engine import Stopped
-    from seed_hub.training.run import run
+    from seed_hub.training.run import run_together
     from seed_hub.training.settings import RunSettings
 
-    settings = RunSettings(**values)
+    runs = [RunSettings(**each) for each in values]
     try:
-        best = run(
-            settings, own, resume=resume, overwrite=overwrite, say=say, progress=Count("checking images")
+        best = run_together(
+            runs, own, resume=resume, overwrite=overwrite, say=say, progress=Count("checking images")
         )
     except Stopped as stop:
-        again = f"seed-hub {command} --resume --out {shlex.quote(settings.out)}"
+        again = f"seed-hub {command} --resume --out {shlex.quote(out)}"
         raise KeyboardInterrupt(f"{stop} Continue with: {again}") from stop
-    if best is None:  # another process than the first: that one speaks
+    if best[0] is None:  # another process than the first: that one speaks
         return {}
+    results = {each.student: _result(each, look) for each, look in zip(runs, best, strict=True)}
+    return results[runs[0].student] if len(runs) == 1 else {"students": results}
+
+
+def _result(settings: RunSettings, best: Look | None) -> dict[str, Any]:
+    """What one run came to, shown and returned."""
+    assert best is not None
     verdict = json.loads((Path(settings.out) / "verdict.json").read_text(encoding="utf-8"))
     student = Path(settings.out) / "best"
+    embed = f"seed-hub embed --model {shlex.quote(settings.out)} --data IMAGES --out embeddings.parquet"
     show(
         facts(
             [
                 ("verdict", verdict["verdict"]),
                 ("student", f"{student}  ({settings.student})"),
                 ("next", f"seed-hub report {shlex.quote(settings.out)}"),
-                (
-                    "",
-                    f"seed-hub embed --model {shlex.quote(settings.out)} --data IMAGES --out embeddings.parquet",
-                ),
+                ("", embed),
             ]
         )
     )

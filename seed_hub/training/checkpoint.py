@@ -28,9 +28,23 @@ def state_of(
         "looks": [asdict(look) for look in looks],
         "state": method.state_dict(),
         "optimizer": optimizer.state_dict(),
+        **random_state(),
+    }
+
+
+def random_state() -> dict[str, Any]:
+    """Of torch's global generators."""
+    return {
         "random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo what was drawn since :func:`random_state`."""
+    torch.set_rng_state(state["random"])
+    if torch.cuda.is_available() and state["cuda_random"]:
+        torch.cuda.set_rng_state_all(state["cuda_random"])
 
 
 def restore(
@@ -61,9 +75,7 @@ def restore(
             f"The checkpoint in {settings.out} does not fit {settings.student} ({reason}): name another --out."
         ) from error
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and state["cuda_random"]:
-        torch.cuda.set_rng_state_all(state["cuda_random"])
+    set_random_state(state)
     return state["step"], [Look(**look) for look in state["looks"]]
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from math import isfinite
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,15 +13,13 @@ from torch.utils.data import DataLoader
 
 from seed_hub.data import Images
 from seed_hub.encoder import Features, Frozen
-from seed_hub.errors import SeedHubError
 from seed_hub.training.batches import StepBatches
-from seed_hub.training.checkpoint import restore, ship, state_of
 from seed_hub.training.device import prepare_for_cpu, stop_requests
 from seed_hub.training.method import Batch, Method
-from seed_hub.training.monitor import Look, Monitor, enlarge, verdict
-from seed_hub.training.optimization import Schedule, build_optimizer
+from seed_hub.training.monitor import Look, enlarge
+from seed_hub.training.optimization import Schedule
 from seed_hub.training.progress import Progress
-from seed_hub.training.run_folder import RunFolder
+from seed_hub.training.pupil import Pupil
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import ViewsDataset, whole_view
 
@@ -35,18 +29,19 @@ class Stopped(Exception):
 
 
 def train(
-    method: Method,
+    pupils: list[Pupil],
     images: Images,
     held_out: Images,
     teachers: list[Frozen],
-    settings: RunSettings,
-    folder: RunFolder,
     accelerator: Accelerator,
     *,
     stop_at: int | None = None,
-) -> Look | None:
-    """Train ``method`` to the end, or continue it from the folder's checkpoint; the best look is returned
+) -> list[Look | None]:
+    """Train the ``pupils`` to the end, or continue from their folders' checkpoints; each one's best look is returned
     (by the main process; None by the others).
+
+    Each batch and what the teachers say of it are made once, and every pupil learns from them; each comes out as it
+    would alone. After a kill between two saves, the one that is behind catches up while the others wait.
 
     Args:
         teachers: fill ``batch.teachers``; none for methods that learn alone.
@@ -56,141 +51,69 @@ def train(
         Stopped: interrupted, after saving.
         SeedHubError: the loss is not finite, or a disk is full; the last checkpoint is whole.
     """
-    # Build.
-    if accelerator.device.type == "cpu":
-        prepare_for_cpu(method)
-    method.to(accelerator.device).to(memory_format=torch.channels_last)
+    # Build, and resume.
+    settings = pupils[0].settings
     for teacher in teachers:
         teacher.to(accelerator.device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(method, settings)
-    model, optimizer = accelerator.prepare(method, optimizer)
+    for pupil in pupils:
+        if accelerator.device.type == "cpu":
+            prepare_for_cpu(pupil.method)
+        pupil.prepare(accelerator, teachers, held_out, images.fingerprint)
     schedule = Schedule.of(settings, len(images))
-    run = _Run(method, teachers, settings, folder, accelerator, held_out, images.fingerprint)
-
-    # Resume.
-    state = folder.load_checkpoint()
-    if state is None:
-        step = 0
-        run.look(step)
-    else:
-        step, run.looks = restore(state, method, optimizer, settings, images.fingerprint)
-        run.log({"event": "resume", "step": step})
+    step = min(pupil.step for pupil in pupils)
 
     # Loop.
-    loader = _loader(method, images, settings, step, schedule.steps, accelerator)
+    loader = _loader(pupils[0].method, images, settings, step, schedule.steps, accelerator)
     progress = Progress(schedule.steps, settings.batch_size, first=step, show=accelerator.is_main_process)
     saved = time.monotonic()
     with progress, stop_requests() as stop_requested:
         for views, index, labels in loader:
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.lr(step)
-            model.train()
-            method.step, method.steps = step, schedule.steps
-            outputs = _accumulate(model, method, views, index, labels, teachers, settings, accelerator)
-            method.before_step()
-            if settings.clip:
-                accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            method.after_step({k: torch.cat(v) for k, v in outputs.items() if v[0].ndim})
+            learning = [pupil for pupil in pupils if pupil.step == step]
+            for pupil in learning:
+                pupil.model.train()
+                pupil.method.step, pupil.method.steps = step, schedule.steps
+            parts = _parts(pupils[0].method, views, index, labels, teachers, settings, accelerator)
+            for number, batch in enumerate(parts, 1):
+                for pupil in learning:
+                    pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)
+            for pupil in learning:
+                pupil.take_step(schedule)
             step += 1
-            progress.add({k: torch.stack(v).mean() for k, v in outputs.items() if not v[0].ndim})
 
             last, stop = step == schedule.steps, stop_requested() or step == stop_at
             if progress.due() or last:
-                run.log({"event": "step", **progress.report(step, schedule.lr(step - 1))})  # CPU-GPU sync
-                run.refuse_nan(progress.last_loss, step)
+                _report(learning, progress, step, schedule.lr(step - 1))  # CPU-GPU sync
             if step % schedule.watch_every == 0 or last:
-                run.refuse_nan(progress.last_loss, step)
-                progress.look(step, run.look(step))
+                for pupil in learning:
+                    pupil.refuse_nan()
+                    progress.look(step, pupil.look(), pupil.settings.student if len(pupils) > 1 else "")
             if stop or last or time.monotonic() - saved > 60 * settings.save_every:
-                run.refuse_nan(progress.last_loss, step)
-                run.save(optimizer, step)
+                for pupil in learning:
+                    pupil.refuse_nan()
+                    pupil.save()
                 saved = time.monotonic()
             if stop and not last:
+                where = " and ".join(str(pupil.folder.path) for pupil in pupils)
                 raise Stopped(
-                    f"Stopped after step {step} of {schedule.steps}; everything is saved in {folder.path}."
+                    f"Stopped after step {step} of {schedule.steps}; everything is saved in {where}."
                 )
 
     # Say.
-    return run.finish()
+    return [pupil.finish() for pupil in pupils]
 
 
-@dataclass
-class _Run:
-    """What the loop writes down; only the main process does."""
-
-    method: Method
-    teachers: list[Frozen]
-    settings: RunSettings
-    folder: RunFolder
-    accelerator: Accelerator
-    held_out: Images
-    data: str
-    looks: list[Look] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.writes = self.accelerator.is_main_process
-        if self.writes:
-            self.monitor = Monitor(
-                self.held_out,
-                self.teachers,
-                self.method,
-                self.settings,
-                self.accelerator.device,
-                self.accelerator.autocast,
-            )
-
-    def log(self, line: dict[str, Any]) -> None:
-        if self.writes:
-            self.folder.append_log(line)
-
-    def look(self, step: int) -> Look | None:
-        """Ask the held-out images; ``best/`` follows the best answer after the untrained one."""
-        if not self.writes:
-            return None
-        look = self.monitor.look(self.method)
-        best = max((earlier.score for earlier in self.looks[1:]), default=-1.0)
-        if step and look.score > best:
-            ship(self.folder.best, self.method, self.settings, self.teachers, step, look)
-        self.looks.append(look)
-        self.log({"event": "look", "step": step, "images": step * self.settings.batch_size, **asdict(look)})
-        return look
-
-    def save(self, optimizer: Any, step: int) -> None:
-        if self.writes:
-            ship(self.folder.last, self.method, self.settings, self.teachers, step, None)
-            self.folder.save_checkpoint(
-                state_of(self.method, optimizer, self.settings, self.data, step, self.looks)
-            )
-
-    def refuse_nan(self, loss: float, step: int) -> None:
-        """Stop before a broken state is saved over a sound one."""
-        if isfinite(loss):
-            return
-        kept = (
-            f"the checkpoint in {self.folder.path} is from before it; "
-            if self.folder.checkpoint.exists()
-            else ""
-        )
-        raise SeedHubError(
-            f"The loss is {loss} at step {step}; {kept}lower --lr, add --clip 1 or use --precision fp32, and start again."
-        )
-
-    def finish(self) -> Look | None:
-        """The best look, and the verdict in words in verdict.json."""
-        if not self.writes:
-            return None
-        untrained, best = self.looks[0], max(self.looks[1:], key=lambda look: look.score)
-        text = verdict(untrained, best, len(self.held_out))
-        self.folder.write_json(
-            "verdict.json", {"verdict": text, "untrained": asdict(untrained), "best": asdict(best)}
-        )
-        return best
+def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> None:
+    means = []
+    for pupil in pupils:
+        pupil.refuse_nan()
+        means.append(pupil.averages.take())
+    state = progress.report(step, [mean["loss"] for mean in means])
+    for pupil, mean in zip(pupils, means, strict=True):
+        place = {"step": step, "images": step * pupil.settings.batch_size}
+        pupil.log({"event": "step", **place, **mean, "lr": lr, **state})
 
 
-def _accumulate(
-    model: torch.nn.Module,
+def _parts(
     method: Method,
     views: list[Tensor],
     index: Tensor,
@@ -198,34 +121,23 @@ def _accumulate(
     teachers: list[Frozen],
     settings: RunSettings,
     accelerator: Accelerator,
-) -> dict[str, list[Tensor]]:
-    """Gradients of one batch, part by part; everything the method returned for each part, detached."""
-    outputs: dict[str, list[Tensor]] = {}
+) -> Iterator[Batch]:
+    """A batch on the device, part by part, with what the teachers say of it filled in."""
+    device = accelerator.device
     stages = "stages" in method.reads(method.settings)
-    parts = settings.accumulate
-    for part, own in enumerate(torch.arange(len(index)).chunk(parts)):
+    for own in torch.arange(len(index)).chunk(settings.accumulate):
         # uint8 travels, a quarter of float32; normalisation is the encoders' business.
-        pixels = [_to_device(v[own], accelerator.device) for v in views]
-        said = [[_ask(teacher, v, settings, stages, accelerator) for v in pixels] for teacher in teachers]
-        batch = Batch(
+        pixels = [
+            v[own].to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255)
+            for v in views
+        ]
+        said = [[_ask(t, v, settings, stages, accelerator) for v in pixels] for t in teachers]
+        yield Batch(
             pixels,
-            index[own].to(accelerator.device, non_blocking=True),
+            index[own].to(device, non_blocking=True),
             said,
-            labels[own].to(accelerator.device, non_blocking=True),
+            labels[own].to(device, non_blocking=True),
         )
-        with _gradients_travel(accelerator, model, part == parts - 1):
-            with accelerator.autocast():
-                result = model(batch)
-            accelerator.backward(result["loss"] / parts)
-        for key, value in result.items():
-            outputs.setdefault(key, []).append(value.detach())
-    return outputs
-
-
-def _to_device(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 -> float in [0, 1] on the device."""
-    there = pixels.to(device, non_blocking=True)
-    return there.to(memory_format=torch.channels_last).float().div_(255)
 
 
 def _ask(
@@ -236,16 +148,6 @@ def _ask(
     size = round(settings.teacher_size * pixels.shape[-1] / settings.size)
     with accelerator.autocast():
         return teacher(enlarge(pixels, size), stages=stages).float()
-
-
-@contextmanager
-def _gradients_travel(accelerator: Accelerator, model: torch.nn.Module, last: bool) -> Iterator[None]:
-    """Gradients go between processes with the last part of a batch only."""
-    if last:
-        yield
-    else:
-        with accelerator.no_sync(model):
-            yield
 
 
 def _loader(

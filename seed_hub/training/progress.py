@@ -18,26 +18,16 @@ from seed_hub.training.monitor import Look
 REPORT_SECONDS = 20.0
 
 
-class Progress:
-    """Averages of what the steps return, images per second, time left for the whole run, memory.
+class Averages:
+    """Means of what the steps return, since the last report.
 
-    Values stay on the device until a report is due, so that a step does not wait for the accelerator.
+    Values stay on the device until they are asked for, so that a step does not wait for the accelerator.
     """
 
-    def __init__(self, steps: int, batch_size: int, *, first: int, show: bool) -> None:
-        self.steps, self.batch_size, self.show = steps, batch_size, show
+    def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count, self._step, self._reported = 0, first, False
-        self._since = self._start = time.monotonic()
-        self._first = first
+        self._count = 0
         self._last: Tensor | None = None
-        self._speed = 0.0
-        self._console = Console(stderr=True, highlight=False)
-        self._bar: Bar | None = None
-        if show and self._console.is_terminal:
-            self._bar = Bar(BarColumn(30), TextColumn("{task.description}"), console=self._console)
-            self._task = self._bar.add_task("starting", total=steps, completed=first)
-            self._bar.start()
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         """One step's scalars; "loss" among them."""
@@ -46,35 +36,55 @@ class Progress:
         self._last = scalars["loss"]
         self._count += 1
 
-    def due(self) -> bool:
-        """After the first step (to show life), then every few seconds."""
-        wait = 1.0 if self._bar is not None else REPORT_SECONDS
-        return not self._reported or time.monotonic() - self._since > wait
-
     @property
     def last_loss(self) -> float:
         """The latest step's loss; waits for the accelerator."""
         return 0.0 if self._last is None else float(self._last)
 
-    def report(self, step: int, lr: float) -> dict[str, Any]:
-        """Averages since the last report, shown and returned for the log."""
+    def take(self) -> dict[str, float]:
+        """The means, and begin anew; waits for the accelerator."""
+        means = {k: round(float(v) / max(1, self._count), 5) for k, v in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+class Progress:
+    """Images per second, time left for the whole run, memory."""
+
+    def __init__(self, steps: int, batch_size: int, *, first: int, show: bool) -> None:
+        self.steps, self.batch_size, self.show = steps, batch_size, show
+        self._step, self._reported = first, False
+        self._since = self._start = time.monotonic()
+        self._speed = 0.0
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Bar | None = None
+        if show and self._console.is_terminal:
+            self._bar = Bar(BarColumn(30), TextColumn("{task.description}"), console=self._console)
+            self._task = self._bar.add_task("starting", total=steps, completed=first)
+            self._bar.start()
+
+    def due(self) -> bool:
+        """After the first step (to show life), then every few seconds."""
+        wait = 1.0 if self._bar is not None else REPORT_SECONDS
+        return not self._reported or time.monotonic() - self._since > wait
+
+    def report(self, step: int, losses: list[float]) -> dict[str, Any]:
+        """Where the run stands, shown with each student's mean loss and returned for the log."""
         now = time.monotonic()
-        line: dict[str, Any] = {"step": step, "images": step * self.batch_size}
-        line |= {k: round(float(v) / self._count, 5) for k, v in self._sums.items()}
         rate = (step - self._step) * self.batch_size / max(1e-9, now - self._since)
         # The first interval holds the workers' start; later ones are smoothed.
         self._speed = rate if self._speed == 0 or not self._reported else 0.8 * self._speed + 0.2 * rate
         left = (self.steps - step) * self.batch_size / max(self._speed, 1e-9)
-        line |= {
-            "lr": lr,
+        line = {
             "images_per_second": round(rate, 1),
             "seconds_left": round(left),
             "memory_gb": round(_memory(), 2),
+            "seconds": round(now - self._start, 1),
         }
-        line["seconds"] = round(now - self._start, 1)
-        self._sums, self._count, self._step, self._since, self._reported = {}, 0, step, now, True
+        self._step, self._since, self._reported = step, now, True
+        shown = " ".join(f"{loss:.4f}" for loss in losses)
         text = (
-            f"step {step}/{self.steps}  loss {line['loss']:.4f}  {rate:,.0f} images/s  "
+            f"step {step}/{self.steps}  loss {shown}  {rate:,.0f} images/s  "
             f"{_duration(left)} left  {line['memory_gb']:.1f} GB"
         )
         if self._bar is not None:
@@ -83,8 +93,8 @@ class Progress:
             self.say(text)
         return line
 
-    def look(self, step: int, look: Look | None) -> None:
-        """One line about the held-out images."""
+    def look(self, step: int, look: Look | None, name: str = "") -> None:
+        """One line about the held-out images; ``name`` says whose, where there are several students."""
         if look is None:
             return
         parts = [f"view retrieval {look.view_retrieval:.1%}", f"effective rank {look.effective_rank:.0f}"]
@@ -93,7 +103,7 @@ class Progress:
             parts = [f"agreement with the teacher {look.agreement:.1%}", *cosine, *parts]
         if look.knn is not None:
             parts.append(f"k-NN {look.knn:.1f} % (labels only shown)")
-        self.say(f"step {step}/{self.steps}  held out: " + "  ".join(parts))
+        self.say(f"step {step}/{self.steps}  {name and name + ', '}held out: " + "  ".join(parts))
 
     def say(self, text: str) -> None:
         if not self.show:

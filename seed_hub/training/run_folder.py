@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -71,8 +72,7 @@ class RunFolder:
             ):
                 (self.path / name).unlink(missing_ok=True)
             for folder in (self.best, self.last):
-                for file in folder.glob("*"):
-                    file.unlink()
+                shutil.rmtree(folder, ignore_errors=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,7 +104,10 @@ class RunFolder:
         config = self.read_json("config.json")
         method_settings = config.pop("method_settings", {})
         known = {f.name for f in fields(RunSettings)}
-        return RunSettings(**{k: v for k, v in config.items() if k in known}), method_settings
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known
+        }
+        return RunSettings(**values), method_settings
 
     def save_settings(self, settings: RunSettings, method_settings: Any) -> None:
         self.write_json("config.json", asdict(settings) | {"method_settings": asdict(method_settings)})

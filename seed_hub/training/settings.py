@@ -19,6 +19,8 @@ class RunSettings:
     """how to train it"""
     teacher: str = ""
     """the network to learn from: timm:NAME, torchvision:NAME, file:PATH?arch=NAME, or seed:RUN"""
+    more_teachers: tuple[str, ...] = ()
+    """further networks to learn from at the same time, for methods that can"""
     out: str = ""
     """folder of the run"""
     size: int = 224
@@ -36,7 +38,7 @@ class RunSettings:
     epochs: float = 200.0
     """passes over the images"""
     optimizer: str = "sgd"
-    """sgd (momentum 0.9) or adamw"""
+    """sgd (momentum 0.9), adamw, or lars (momentum 0.9; for batches of thousands, as SimCLR's)"""
     lr: float = 0.0
     """peak learning rate; 0: 0.03 per 256 images for sgd, 0.001 per 256 for adamw"""
     weight_decay: float = 1e-4

@@ -12,7 +12,7 @@ from PIL import Image
 from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 
-STUDENT = "seed_mobilenetv3_small"
+STUDENT = "test_efficientnet"  # timm's smallest, for tests
 
 
 @pytest.fixture(scope="session")

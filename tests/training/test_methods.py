@@ -15,7 +15,7 @@ from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import method_class, method_names
 from seed_hub.training.views import MOCO_V2, recipe
 
-STUDENT = "seed_mobilenetv3_small"
+STUDENT = "test_efficientnet"  # timm's smallest, for tests
 TEACHER = Shapes(
     pooled=40, embedding=24, classes=5, stages=((8, 16, 16), (12, 8, 8), (16, 4, 4), (20, 2, 2), (24, 1, 1))
 )
@@ -26,7 +26,7 @@ def made(request):
     """(method, batch) with a student at 32 px."""
     torch.manual_seed(0)
     cls = method_class(request.param)
-    smaller = {"queue_size": 64, "hidden_width": 64}
+    smaller = {"queue_size": 64, "hidden_width": 64, "out_dim": 64, "local_crops": 2, "negatives": 64}
     known = {f.name for f in fields(cls.Settings)}
     student = build_student(STUDENT)
     method = cls(

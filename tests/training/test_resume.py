@@ -86,6 +86,6 @@ def test_a_run_is_not_resumed_with_another_student(settings, tmp_path):
     with pytest.raises(engine.Stopped):
         run(settings(), SMALL["moco"], stop_at=1)
     with pytest.raises(
-        SeedHubError, match="checkpoint is of seed_mobilenetv3_small by moco, not seed_resnet18"
+        SeedHubError, match="checkpoint is of test_efficientnet by moco, not seed_resnet18"
     ):
         run(settings(student="seed_resnet18"), SMALL["moco"], resume=True)

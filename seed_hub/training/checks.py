@@ -1,0 +1,141 @@
+"""What is refused before a run begins, one clear sentence each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from seed_hub.data import Images
+from seed_hub.encoder import Encoder, Frozen
+from seed_hub.errors import SeedHubError, nearest
+from seed_hub.training.method import Method, Shapes
+from seed_hub.training.optimization import peak_lr
+from seed_hub.training.settings import RunSettings
+
+
+def check_settings(cls: type[Method], settings: RunSettings) -> None:
+    """Refuse what cannot be meant, one sentence each."""
+    for name, wanted in (("data", settings.data), ("out", settings.out)):
+        if not wanted:
+            raise SeedHubError(
+                f"--{name} is missing: {'name the images' if name == 'data' else 'name a folder for the run'}."
+            )
+    if cls.needs_teacher and not settings.teacher:
+        raise SeedHubError(
+            f'The method "{settings.method}" needs a --teacher; without one, use `seed-hub pretrain --method moco`.'
+        )
+    if not cls.needs_teacher and settings.teacher:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns without a teacher: drop --teacher, or use --method seed.'
+        )
+    if settings.more_teachers and not cls.takes_teachers:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns from one teacher: give --teacher once, or use --method seed.'
+        )
+    if len({settings.teacher, *settings.more_teachers}) < 1 + len(settings.more_teachers):
+        raise SeedHubError("The same teacher is given twice: name each once.")
+    for name, value in asdict(settings).items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        above = name in ("size", "batch_size", "accumulate", "epochs")
+        if not math.isfinite(value) or (value <= 0 if above else value < 0 and name != "workers"):
+            wanted = "above 0" if above else "0 or more"
+            raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")
+    for name, share in (("crop-min", settings.crop_min), ("flip", settings.flip)):
+        if share > 1 or (share == 0 and name == "crop-min"):
+            raise SeedHubError(
+                f"--{name} is {share}: it must be {'above 0 and ' * (name == 'crop-min')}at most 1."
+            )
+    if settings.batch_size < 2:
+        raise SeedHubError("--batch-size 1 leaves batch norm nothing to average: use 2 or more.")
+    peak_lr(settings)  # refuses an unknown optimiser
+
+
+def check_batch(settings: RunSettings, processes: int) -> None:
+    """A batch is shared out evenly: over processes, then over parts."""
+    if settings.batch_size % (processes * settings.accumulate):
+        raise SeedHubError(
+            f"--batch-size {settings.batch_size} does not divide into {processes} processes x {settings.accumulate} parts "
+            "(--accumulate): choose a multiple of both."
+        )
+
+
+def resolve_method_settings(cls: type[Method], name: str, overrides: dict[str, Any]) -> Any:
+    """The method's frozen settings with ``overrides``; unknown ones are refused with the method's own list."""
+    known = cls.Settings.__dataclass_fields__
+    for key, value in overrides.items():
+        if key not in known:
+            options = ", ".join("--" + k.replace("_", "-") for k in known)
+            raise SeedHubError(
+                f'The method "{name}" has no option --{key.replace("_", "-")}; it has: {options}.'
+                + nearest(key, known)
+            )
+        if "temperature" in key and value <= 0:
+            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: a temperature must be above 0.")
+        if key.endswith("size") and value < 1:
+            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: it must be at least 1.")
+    return cls.Settings(**overrides)
+
+
+def teacher_shapes(reads: frozenset[str], teacher: Frozen, settings: RunSettings) -> Shapes:
+    flag = "--teacher-size" if settings.teacher_size else "--size"
+    shapes = shapes_of(teacher, settings.teacher_size or settings.size, f'The teacher "{teacher.name}"', flag)
+    if "logits" in reads and not shapes.classes:
+        raise SeedHubError(
+            f'The method "{settings.method}" compares class scores, and the teacher "{teacher.name}" has no classifier: '
+            "name one that was trained with labels, such as timm:resnet50.a1_in1k, or use --method seed."
+        )
+    need_stages(reads, shapes, settings, f'the teacher "{teacher.name}"')
+    return shapes
+
+
+def need_stages(reads: frozenset[str], shapes: Shapes, settings: RunSettings, what: str) -> None:
+    if "stages" in reads and not shapes.stages:
+        raise SeedHubError(
+            f'The method "{settings.method}" compares feature maps, and {what} has none at {settings.size} px: name another '
+            "network, or use a method on embeddings, such as --method seed."
+        )
+
+
+def classes(reads: frozenset[str], images: Images, settings: RunSettings) -> int:
+    """How many classes the labels name; 0 for methods that do not ask."""
+    if "labels" not in reads:
+        return 0
+    if images.labels is None:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns from labels and {settings.data} has none: put the images into one '
+            "folder per class, or use a method without labels, such as --method seed."
+        )
+    return int(torch.as_tensor(images.labels).max()) + 1
+
+
+def shapes_of(network: Encoder | Frozen, size: int, what: str, flag: str) -> Shapes:
+    """What ``network`` says of an empty image of ``size`` pixels; a network that cannot take one is refused."""
+    pixels = torch.zeros(1, 3, size, size)
+    try:
+        features = network(pixels)
+        with suppress(Exception):  # a network without maps: for the method that reads them to say
+            features.stages = network(pixels, stages=True).stages
+        return Shapes.of(features)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise SeedHubError(
+            f"{what} does not take images of {size} px ({reason}): choose another {flag}."
+        ) from error
+
+
+def check_together(runs: Sequence[RunSettings]) -> None:
+    """Runs that share one loop may differ in the student and the folder only."""
+    first = runs[0]
+    for other in runs[1:]:
+        if replace(other, student=first.student, out=first.out) != first:
+            raise SeedHubError("Students that are trained together differ in --student and --out only.")
+    for name in ("student", "out"):
+        values = [getattr(run, name) for run in runs]
+        if len(set(values)) < len(values):
+            raise SeedHubError(f"--{name} {max(values, key=values.count)} is given twice: name each once.")
