@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from seed_hub.training.methods import method_class
 from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 
@@ -28,6 +34,37 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     return folder
+
+
+# What a method's settings are shrunk to, by name, for runs of 54 images of 32 px.
+SMALL: dict[str, Any] = {
+    "queue_size": 20,
+    "hidden_width": 32,
+    "embedding_width": 16,
+    "out_dim": 32,
+    "local_crops": 2,
+    "negatives": 16,
+}
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> Callable[[str], dict[str, Any]]:
+    """Method name -> those of :data:`SMALL` that it has."""
+
+    def of(method: str) -> dict[str, Any]:
+        known = {field.name for field in fields(method_class(method).Settings)}
+        return {name: value for name, value in SMALL.items() if name in known}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def scoring_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A teacher with a classifier of two classes; its weights are random."""
+    torch.manual_seed(7)
+    path = tmp_path_factory.mktemp("scoring") / "teacher.safetensors"
+    save_file(timm.create_model(STUDENT, num_classes=2).state_dict(), path)
+    return f"file:{path}?arch={STUDENT}"
 
 
 @pytest.fixture

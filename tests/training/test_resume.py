@@ -9,26 +9,32 @@ from safetensors.torch import load_file
 from seed_hub.errors import SeedHubError
 from seed_hub.training import engine
 from seed_hub.training.methods import method_class, method_names
+from seed_hub.training.pupil import Pupil
 from seed_hub.training.run import run
 from seed_hub.training.run_folder import RunFolder
 
-SMALL = {
-    "seed": {"queue_size": 20, "hidden_width": 32},
-    "moco": {"queue_size": 20, "hidden_width": 32, "embedding_width": 16},
-}
+QUICK = [name for name in method_names() if name not in ("moco", "seed")]
 
 
-@pytest.fixture(params=method_names())
-def start(request, settings, teacher_run, tmp_path):
-    """``start(out, **how)`` runs the method into ``out``."""
-    name = request.param
-    teacher = f"seed:{teacher_run}" if method_class(name).needs_teacher else ""
+@pytest.fixture
+def start(settings, small_settings, teacher_run, scoring_teacher, tmp_path):
+    """``start(method, out, **how)`` runs the method into ``out``."""
 
-    def go(out: str, **how):
+    def go(name: str, out: str, **how):
+        cls, own = method_class(name), small_settings(name)
+        teacher = ""
+        if cls.needs_teacher:
+            scores = "logits" in cls.reads(cls.Settings(**own))
+            teacher = scoring_teacher if scores else f"seed:{teacher_run}"
         chosen = settings(
-            method=name, teacher=teacher, out=str(tmp_path / out), optimizer="adamw", epochs=0.9
+            method=name,
+            teacher=teacher,
+            out=str(tmp_path / out),
+            optimizer="adamw",
+            epochs=0.9,
+            allow_random_teacher=True,
         )
-        return run(chosen, SMALL.get(name, {}), **how)
+        return run(chosen, own, **how)
 
     return go
 
@@ -43,12 +49,15 @@ def _same(a, b):
         assert torch.equal(a[key], b[key]), key
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4])
-def test_stopped_and_continued_equals_uninterrupted(start, tmp_path, stop_at):
-    start("whole")
+@pytest.mark.parametrize(
+    ("method", "stop_at"),
+    [(name, step) for name in ("moco", "seed") for step in (1, 3, 4)] + [(name, 3) for name in QUICK],
+)
+def test_stopped_and_continued_equals_uninterrupted(start, tmp_path, method, stop_at):
+    start(method, "whole")
     with pytest.raises(engine.Stopped):
-        start("parts", stop_at=stop_at)
-    start("parts", resume=True)
+        start(method, "parts", stop_at=stop_at)
+    start(method, "parts", resume=True)
     _same(_weights(tmp_path, "whole"), _weights(tmp_path, "parts"))
     whole, parts = (RunFolder(tmp_path / name).load_checkpoint() for name in ("whole", "parts"))
     for key, value in whole["state"].items():
@@ -59,12 +68,13 @@ def test_stopped_and_continued_equals_uninterrupted(start, tmp_path, stop_at):
     assert whole["looks"] == parts["looks"]
 
 
-def test_killed_after_a_checkpoint_equals_uninterrupted(start, tmp_path, monkeypatch):
-    start("whole")
+@pytest.mark.parametrize("method", ["moco", "seed"])
+def test_killed_after_a_checkpoint_equals_uninterrupted(start, tmp_path, monkeypatch, method):
+    start(method, "whole")
     with pytest.raises(engine.Stopped):
-        start("parts", stop_at=2)
+        start(method, "parts", stop_at=2)
 
-    real, calls = engine._accumulate, []
+    real, calls = Pupil.take_step, []
 
     def die_later(*args):
         calls.append(1)
@@ -72,20 +82,18 @@ def test_killed_after_a_checkpoint_equals_uninterrupted(start, tmp_path, monkeyp
             raise KeyboardInterrupt  # no saving, as a kill
         return real(*args)
 
-    monkeypatch.setattr(engine, "_accumulate", die_later)
+    monkeypatch.setattr(Pupil, "take_step", die_later)
     with pytest.raises(KeyboardInterrupt):
-        start("parts", resume=True)
-    monkeypatch.setattr(engine, "_accumulate", real)
-    start("parts", resume=True)
+        start(method, "parts", resume=True)
+    monkeypatch.setattr(Pupil, "take_step", real)
+    start(method, "parts", resume=True)
     _same(_weights(tmp_path, "whole"), _weights(tmp_path, "parts"))
     steps = [line["step"] for line in RunFolder(tmp_path / "parts").read_log() if line["event"] == "look"]
     assert steps == sorted(set(steps)), "superseded lines are left out"
 
 
-def test_a_run_is_not_resumed_with_another_student(settings, tmp_path):
+def test_a_run_is_not_resumed_with_another_student(settings, small_settings, tmp_path):
     with pytest.raises(engine.Stopped):
-        run(settings(), SMALL["moco"], stop_at=1)
-    with pytest.raises(
-        SeedHubError, match="checkpoint is of test_efficientnet by moco, not seed_resnet18"
-    ):
-        run(settings(student="seed_resnet18"), SMALL["moco"], resume=True)
+        run(settings(), small_settings("moco"), stop_at=1)
+    with pytest.raises(SeedHubError, match="checkpoint is of test_efficientnet by moco, not seed_resnet18"):
+        run(settings(student="seed_resnet18"), small_settings("moco"), resume=True)
