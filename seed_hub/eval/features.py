@@ -17,8 +17,21 @@ from seed_hub.data import Images
 from seed_hub.data.center import CenterViews
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.record import weights_sha256
 
 KINDS = ("pooled", "projected")
+_remembered: dict[tuple[object, ...], Tensor] | None = None
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Within, the features of the same weights, images and settings are computed once: for several protocols in a row."""
+    global _remembered
+    before, _remembered = _remembered, {}
+    try:
+        yield
+    finally:
+        _remembered = before
 
 
 def extract(
@@ -55,7 +68,13 @@ def extract(
     if len(images) == 0:
         raise SeedHubError(f"{images.source} holds no images to compute features of.")
     device = pick_device(device)
-    views = CenterViews(images, size or encoder.input_size)
+    size = size or encoder.input_size
+    key: tuple[object, ...] = ()
+    if _remembered is not None:
+        key = (weights_sha256(encoder), images.fingerprint, size, device, features, precision)
+        if key in _remembered:
+            return _remembered[key].clone()
+    views = CenterViews(images, size)
     rows, done = torch.empty(0), 0
     with _eval_mode(encoder.to(device)), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
         for pixels, index in _loader(views, batch_size, workers, device):
@@ -69,6 +88,8 @@ def extract(
             done += len(index)
             if progress:
                 progress(done, len(images))
+    if _remembered is not None:
+        _remembered[key] = rows.clone()
     return rows
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from seed_hub.data.center import center_pixels
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.features import extract, pick_device
+from seed_hub.eval.features import extract, pick_device, remembered
 
 
 def by_hand(encoder, images, size):
@@ -98,3 +98,19 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(SeedHubError, match='no device "cuda" here'):
             pick_device("cuda")
+
+
+def test_remembered_features_are_computed_once_and_forgotten_after(flat_encoder, colour_images):
+    images = colour_images(6)
+    calls = []
+    hook = flat_encoder.register_forward_hook(lambda *_: calls.append(1))
+    with remembered():
+        first = extract(flat_encoder, images)
+        first.mul_(2)  # a caller's own
+        assert torch.equal(2 * extract(flat_encoder, images), first)
+        assert len(calls) == 1
+        extract(flat_encoder, images, size=3)
+        assert len(calls) == 2
+    extract(flat_encoder, images)
+    assert len(calls) == 3
+    hook.remove()
