@@ -103,7 +103,11 @@ class Encoder(nn.Module):
         pooled = self.backbone.forward_head(last, pre_logits=True)  # [B, D]
         return Features(
             pooled=pooled,
-            tokens=_tokens(last, getattr(self.backbone, "num_prefix_tokens", 0)),
+            tokens=_tokens(
+                last,
+                getattr(self.backbone, "num_prefix_tokens", 0),
+                getattr(self.backbone, "output_fmt", "NCHW"),
+            ),
             logits=self.backbone.get_classifier()(pooled) if self._classifies else None,
             projected=self.head(pooled) if self.head is not None else None,
             stages=list(maps),
@@ -143,10 +147,10 @@ class Frozen(nn.Module):
         return self.encoder(pixels).embedding
 
 
-def _tokens(last: Tensor, prefix: int) -> Tensor | None:
-    """The last map as positions ``[B, T, C]``: NCHW maps are flattened, class and register tokens dropped."""
+def _tokens(last: Tensor, prefix: int, layout: str) -> Tensor | None:
+    """The last map as positions ``[B, T, C]``: maps are flattened, class and register tokens dropped."""
     if last.ndim == 4:
-        return last.flatten(2).transpose(1, 2)
+        return last.flatten(1, 2) if layout == "NHWC" else last.flatten(2).transpose(1, 2)
     return last[:, prefix:] if last.ndim == 3 else None
 
 
@@ -166,7 +170,7 @@ def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) ->
             f'There is no student "{name}": `seed-hub list` names the zoo, and any timm architecture is taken.'
             + nearest(name.split(".")[0], [*timm.list_models("seed_*"), *timm.list_models()])
         )
-    backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+    backbone = create_flexible(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
     if not pretrained:
         close_residual_branches(backbone)
     cfg = backbone.pretrained_cfg
@@ -178,6 +182,15 @@ def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) ->
         std=tuple(cfg["std"]),
         input_size=cfg["input_size"][-1],
     )
+
+
+def create_flexible(name: str, **timm_kwargs: Any) -> Any:
+    """timm's model of that name; a ViT or Swin takes images of any side, by interpolating its position embeddings, and
+    keeps the weights of the side it was made for."""
+    backbone: Any = timm.create_model(name, **timm_kwargs)
+    if getattr(backbone, "dynamic_img_size", True) or "dynamic_img_size" in timm_kwargs:
+        return backbone
+    return timm.create_model(name, **timm_kwargs, dynamic_img_size=True)
 
 
 def close_residual_branches(backbone: nn.Module) -> None:

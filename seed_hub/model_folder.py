@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seed_hub.encoder import Encoder
+from seed_hub.encoder import Encoder, create_flexible
 from seed_hub.errors import SeedHubError
 from seed_hub.projection import describe, rebuild
 
@@ -83,7 +83,7 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
         raise SeedHubError(
             f'{config_path} names the architecture "{arch}", which this timm does not have: upgrade timm.'
         )
-    backbone = timm.create_model(arch, num_classes=0, **config.get("model_args") or {})
+    backbone = create_flexible(arch, num_classes=0, **config.get("model_args") or {})
     _load_strictly(backbone, folder / WEIGHTS)
     facts = config.get("seed_hub", {})
     projection = None

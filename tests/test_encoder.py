@@ -61,6 +61,16 @@ def test_an_unknown_student_is_refused_with_the_nearest_name():
         build_student("seed_mobilenet_v3_large")
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_transformer_takes_images_of_any_side_and_keeps_its_weights_shapes(name: str) -> None:
+    encoder = build_student(name).eval()
+    features = encoder(torch.rand(1, 3, 96, 96))
+    assert features.pooled.shape == (1, encoder.width)
+    assert features.tokens is not None
+    assert features.tokens.shape[1] == {"vit": 6 * 6, "swin": 3 * 3}[name.split("_")[0]]
+    encoder.backbone.load_state_dict(timm.create_model(name, num_classes=0).state_dict())
+
+
 @pytest.mark.parametrize("name", ["seed_mobilenetv3_large", "seed_efficientnet_b0", "mobilenetv4_conv_small"])
 def test_an_untrained_students_residual_branches_start_closed(name: str) -> None:
     blocks = [m for m in build_student(name).eval().backbone.modules() if getattr(m, "has_skip", False)]

@@ -149,7 +149,10 @@ def test_a_queue_that_the_batch_does_not_divide(teacher_run: Path) -> None:
     ("more", "says"),
     [
         (["--student", "seed_resnet17"], 'There is no student "seed_resnet17".*Did you mean "seed_resnet18"'),
-        (["--student", "seed_vit_tiny"], 'The student "seed_vit_tiny" does not take images of 32 px'),
+        (
+            ["--student", "seed_vit_tiny", "--size", "40"],
+            'The student "seed_vit_tiny" does not take images of 40 px',
+        ),
         (["--optimizer", "adam"], 'Unknown --optimizer "adam"'),
         (["--precision", "fp16"], 'Unknown --precision "fp16": choose auto, fp32 or bf16'),
         (["--device", "gpu"], 'Unknown --device "gpu": choose auto, cpu, cuda'),

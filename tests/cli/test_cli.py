@@ -239,10 +239,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     calls: list[Any] = []
 
-    def run(settings: Any, own: dict[str, Any], **how: Any) -> None:
-        calls.append((settings, own, {key: how[key] for key in ("resume", "overwrite")}))
+    def run_together(runs: list[Any], own: dict[str, Any], **how: Any) -> list[None]:
+        calls.append((runs[0], own, {key: how[key] for key in ("resume", "overwrite")}))
+        return [None]
 
-    monkeypatch.setattr(seed_hub.training.run, "run", run)
+    monkeypatch.setattr(seed_hub.training.run, "run_together", run_together)
     return calls
 
 
@@ -424,7 +425,7 @@ def test_a_run_is_stopped_and_continued(
 
     out = tmp_path / "my run"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "run", partial(training.run, stop_at=2))
+        patch.setattr(training, "run_together", partial(training.run_together, stop_at=2))
         answer = hub("distill", "--data", photos, "--teacher", f"seed:{teacher_run}", "--out", out, *tiny)
     assert answer.status == 130
     assert answer.out == ""
