@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -47,8 +49,41 @@ class FeatureQueue(nn.Module):
 
 def gather(rows: Tensor) -> Tensor:
     """``[B, ...]`` on each of W processes -> ``[W B, ...]`` on all, without gradient; the identity for one process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _alone():
         return rows
     parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def gather_others(rows: Tensor) -> Tensor:
+    """``[B, ...]`` on each of W processes -> those of the others ``[(W - 1) B, ...]``, in float32 or wider; empty for one.
+
+    The gradient goes back to the process that the rows came from, summed over those that used them. So, when each process
+    takes the mean over its own rows' losses and gradients are averaged over processes, W processes learn what one would
+    from the same batch.
+    """
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    if _alone():
+        return rows[:0]
+    everyone, first = _Gather.apply(rows), dist.get_rank() * len(rows)
+    return torch.cat([everyone[:first], everyone[first + len(rows) :]])
+
+
+class _Gather(torch.autograd.Function):
+    """:func:`gather`, and the gradient's way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)  # is summed in place, and may be another's
+        dist.all_reduce(grad)
+        return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
