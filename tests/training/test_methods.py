@@ -26,7 +26,16 @@ def made(request):
     """(method, batch) with a student at 32 px."""
     torch.manual_seed(0)
     cls = method_class(request.param)
-    smaller = {"queue_size": 64, "hidden_width": 64, "out_dim": 64, "local_crops": 2, "negatives": 64}
+    smaller = {
+        "queue_size": 64,
+        "hidden_width": 64,
+        "out_dim": 64,
+        "local_crops": 2,
+        "bottleneck_width": 16,
+        "negatives": 64,
+        "first_stage": 0.0,
+        "first_variance": 1.0,
+    }
     known = {f.name for f in fields(cls.Settings)}
     student = build_student(STUDENT)
     method = cls(
