@@ -8,6 +8,9 @@ A table stands between the lines ``<!-- results:NAME -->`` and ``<!-- /results -
 a row per model and input size, a column per protocol. Where a row was trained several times (several weights), or
 a protocol ran several trials, it shows mean ± standard deviation and n. A measurement that was repeated counts once,
 the last time.
+
+Between ``<!-- gaps:NAME STUDENT/ALONE/TEACHER ... -->`` and ``<!-- /gaps -->`` stands, for each such triple of models,
+how much of the gap from ALONE to TEACHER the STUDENT closes.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from seed_hub.eval.record import HOW_FAST, identity, results  # noqa: E402
 
 RESULTS = ROOT / "eval" / "results"
 _BLOCK = re.compile(r"^(<!-- results:([\w.-]+) -->\n)(.*?)^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
+_GAPS = re.compile(r"^(<!-- gaps:([\w.-]+) ([^\n]+) -->\n)(.*?)^(<!-- /gaps -->)$", re.DOTALL | re.MULTILINE)
 _FACTS = {"method": "method", "teacher": "teacher", "images_seen": "images seen", "hours": "training, h"}
 # May differ between the rows or trials of one table; any other setting must be the same in a column.
 _FREE = {*HOW_FAST, "size", "seed", "trials", "k"}
@@ -86,7 +90,27 @@ def regenerate(text: str, folder: Path, where: str = "the text") -> str:
             )
         return f"{match[1]}{tables(results(path))}\n{match[4]}"
 
-    return _BLOCK.sub(block, text)
+    def gap_block(match: re.Match[str]) -> str:
+        lines = results(folder / f"{match[2]}.jsonl")
+        said = [_gap(lines, *triple.split("/")) for triple in match[3].split()]
+        return match[1] + "".join(f"- {sentence}\n" for sentence in said) + match[5]
+
+    return _GAPS.sub(gap_block, _BLOCK.sub(block, text))
+
+
+def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:
+    """(student - alone) / (teacher - alone) for each protocol, in words."""
+    latest = {(line["model"]["name"].partition("?")[0], line["protocol"]): line for line in lines}
+    parts = []
+    for protocol in dict.fromkeys(line["protocol"] for line in lines):
+        found = [latest.get((f"seed:{name}", protocol)) for name in (student, alone, teacher)]
+        if None in found:
+            raise SeedHubError(f"There is no {protocol} result for each of {student}, {alone} and {teacher}.")
+        own, base, goal = (line["mean"] for line in found if line is not None)
+        share = f"{(own - base) / (goal - base):.0%}" if goal > base else "all"
+        title = _title(protocol, found[0]["metric"] if found[0] else "").removesuffix(", %")
+        parts.append(f"{share} in {title} ({base:.2f} to {goal:.2f}: {own:.2f})")
+    return f"`{student}` closes the gap from `{alone}` to `{teacher}` by " + " and by ".join(parts) + "."
 
 
 def tables(lines: list[Line]) -> str:
@@ -175,12 +199,14 @@ def _settings(protocol: str, lines: list[Line]) -> str:
         values = list(dict.fromkeys(str(settings.get(name)) for settings in seen))
         if name in _FREE:
             continue
-        if len(values) > 1:
+        if (
+            len(values) > 1 and name != "precision"
+        ):  # bf16 where it is faster: the features are float32 either way
             raise SeedHubError(
                 f"The {protocol} results of one table were measured with different {name} ({' and '.join(values)}): "
                 "keep them in two files."
             )
-        parts.append(f"{name.replace('_', ' ')} {values[0].strip('[]')}")
+        parts.append(f"{name.replace('_', ' ')} {' or '.join(values).strip('[]')}")
     return ", ".join(parts)
 
 

@@ -136,3 +136,19 @@ def test_the_tables_of_this_project_are_up_to_date(root):
         [sys.executable, str(root / "eval" / "tables.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_gaps_closed(script, tmp_path):
+    rows = [line(value=v, name=f"seed:{n}", sha=n) for n, v in (("a", 10.0), ("t", 30.0), ("s", 25.0))]
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = script.regenerate("<!-- gaps:one s/a/t -->\nold\n<!-- /gaps -->\n", tmp_path)
+    assert "- `s` closes the gap from `a` to `t` by 75% in k-NN (k = 20) (10.00 to 30.00: 25.00).\n" in text
+    assert "old" not in text
+    with pytest.raises(SeedHubError, match="no knn result"):
+        script.regenerate("<!-- gaps:one s/b/t -->\n<!-- /gaps -->\n", tmp_path)
+
+
+def test_precision_may_differ_within_a_table(script):
+    assert "precision bf16 or fp32" in script.tables(
+        [line(precision="bf16"), line(name="b", precision="fp32")]
+    )
