@@ -30,7 +30,7 @@ from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
-from seed_hub.training.feature_queue import FeatureQueue
+from seed_hub.training.feature_queue import FeatureQueue, gather_others
 from seed_hub.training.method import Batch, Method, Task, move_average
 from seed_hub.training.views import ViewSettings
 
@@ -103,10 +103,13 @@ class Moco(Method):
         query = self.project(self.student(batch.views[0]).pooled)  # [B, D]
         with torch.no_grad():
             key = self.key_head(self.key_student(batch.views[1]).pooled)  # [B, D]
+        negatives = self.queue.get()
+        if self.settings.batch_negatives:
+            negatives = torch.cat([gather_others(key), negatives])  # the fresh keys of all processes
         loss = info_nce(
             query,
             key,
-            self.queue.get(),
+            negatives,
             temperature=self.settings.temperature,
             batch_negatives=self.settings.batch_negatives,
         )

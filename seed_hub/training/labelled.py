@@ -1,0 +1,164 @@
+"""What CRD and the classic distillation losses share: the objective of the CRD paper's benchmark
+(Tian et al., ICLR 2020, arXiv 1910.10699).
+
+    loss = ce_weight CE(y, p_s) + kd_weight T^2 KL(p_t || p_s) + feature_weight own(student, teacher)
+
+p_s are the class scores of a linear classifier on the student's pooled features. It lives here, in the method: the
+student that ships has none. Without labels and without scores (both weights 0) the method's own term is all there is.
+
+Legend: B batch, C classes, D width, W processes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from seed_hub.encoder import Encoder, Features
+from seed_hub.errors import SeedHubError
+from seed_hub.training.feature_queue import gather_others
+from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.views import ViewSettings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+    """``loss`` computed in float32 (float64 where an argument is), also under autocast, whatever its tensors came in."""
+
+    @functools.wraps(loss)
+    def exactly(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = [t for value in (*args, *kwargs.values()) for t in _tensors(value)]
+        exact = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            given: Any = [_cast(value, exact) for value in args]
+            named: Any = {name: _cast(value, exact) for name, value in kwargs.items()}
+            return loss(*given, **named)
+
+    return exactly
+
+
+def _tensors(value: object) -> list[Tensor]:
+    """The tensors in a tensor, a list of tensors, or anything else."""
+    return [t for t in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(t, Tensor)]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_cast(v, dtype) for v in value]
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@in_full_precision
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """T^2 sum_c p_t(c) log(p_t(c) / p_s(c)), p = softmax(logits / T); mean over the batch.
+
+    Args:
+        student_logits, teacher_logits: ``[B, C]``; the gradient reaches the student's only.
+        temperature: T > 0. The factor T^2 keeps the gradient's size as T varies (Hinton et al. 2015, arXiv 1503.02531).
+    """
+    log_s = (student_logits / temperature).log_softmax(dim=1)
+    log_t = (teacher_logits.detach() / temperature).log_softmax(dim=1)
+    return temperature**2 * kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """``[B, ...]`` on each of W processes -> ``[W B, ...]`` on all, in the order of their ranks; in float32 or wider.
+
+    For losses over pairs of images, which every process then computes for the whole batch: a row's gradient comes back
+    W times, once from each, and the mean over processes that data-parallel training takes undoes the factor.
+    """
+    others = gather_others(rows)
+    own = rows.to(others.dtype)
+    if not len(others):
+        return own
+    first = dist.get_rank() * len(rows)
+    return torch.cat([others[:first], own, others[first:]])
+
+
+class LabelledDistillation(Method):
+    """Base of the methods with up to three terms; a subclass brings its own in :meth:`compare`.
+
+    A field of the settings named ``x_weight`` weighs the term ``x``.
+    """
+
+    compares: ClassVar[frozenset[str]] = frozenset()
+    """what its own term reads besides embeddings, as in :meth:`Method.reads`"""
+
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
+        super().__init__(student, settings, task)
+        for name, value in (weights := LabelledDistillation.weights(self)).items():
+            if value < 0:
+                raise SeedHubError(f"--{name}-weight is {value}: it must be 0 or more.")
+        if not any(weights.values()):
+            raise SeedHubError(
+                f"There is nothing to learn from: one of {', '.join(f'--{name}-weight' for name in weights)} "
+                "must be above 0."
+            )
+        self.classifier: nn.Linear | None = None
+        if settings.ce_weight or settings.kd_weight:
+            self.classifier = nn.Linear(student.width, _classes(settings, task))
+
+    @classmethod
+    def reads(cls, settings: Any) -> frozenset[str]:
+        asked = {"labels": settings.ce_weight, "logits": settings.kd_weight}
+        return cls.compares | {what for what, weight in asked.items() if weight}
+
+    def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
+        return [whole]
+
+    def weights(self) -> dict[str, float]:
+        """What each term weighs at this step."""
+        return {
+            name.removesuffix("_weight"): value
+            for name, value in asdict(self.settings).items()
+            if name.endswith("_weight")
+        }
+
+    def compare(self, student: Features, batch: Batch) -> dict[str, Tensor]:
+        """The method's own terms by name, scalars; and, with a batch dimension, what its ``after_step`` is to have."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        student = self.student(batch.views[0], stages="stages" in self.compares)
+        found = self.compare(student, batch) | self._of_classes(student.pooled, batch)
+        weights = self.weights()
+        # A term that weighs nothing now stays in the sum: data-parallel training expects a gradient, if of zeros, for
+        # every weight.
+        loss = torch.stack([weights[name] * term for name, term in found.items() if not term.ndim]).sum()
+        return {"loss": loss, **found}
+
+    def _of_classes(self, pooled: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the class scores that these settings ask for."""
+        terms: dict[str, Tensor] = {}
+        if self.classifier is None:
+            return terms
+        logits = self.classifier(pooled)  # [B, C]
+        if self.settings.ce_weight:
+            terms["ce"] = cross_entropy(logits.float(), batch.labels)
+        if self.settings.kd_weight:
+            scores = batch.teacher[0].logits
+            assert scores is not None, (
+                "a run refuses a teacher without class scores where `reads` asks for them"
+            )
+            terms["kd"] = kd_loss(logits, scores, temperature=self.settings.kd_temperature)
+        return terms
+
+
+def _classes(settings: Any, task: Task) -> int:
+    """C of the student's classifier: the labels', the teacher's, or both."""
+    labels, scored = task.classes, task.teacher.classes
+    if settings.ce_weight and settings.kd_weight and labels != scored:
+        raise SeedHubError(
+            f"The labels name {labels} classes and the teacher scores {scored}: name a teacher that was trained on these "
+            "classes, or set --kd-weight 0."
+        )
+    return labels if settings.ce_weight else scored

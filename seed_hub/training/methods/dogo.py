@@ -1,0 +1,194 @@
+"""DoGo: two peers distil each other while they learn (Bhat et al., CVPR Workshops 2021, arXiv 2104.09866).
+
+    P[i, j] = softmax over j of  cos(z1_i, z2_j) / tau_kd        of one peer; Q of the other, from views of its own
+    loss    = base + lambda KL(sg(Q) || P)  +  peer's base + lambda' KL(sg(P) || Q)        sg: no gradient
+    KL(Q || P) = mean over the batch of  sum_j Q[i, j] log(Q[i, j] / P[i, j])
+
+The student and the peer each see two views of every image, four in all; the diagonal, an image's own pair, belongs to the
+softmax; j runs over the batch of all processes. A peer's base is `simclr` or `simsiam`, and z is the projection, or what
+the released code compares: SimSiam's prediction, save that of two SimSiam peers each follows the other's projection. No
+gradient crosses peers; both are shipped.
+
+Where we differ:
+- KL is a batch mean. The released code averages over all B^2 entries, 1/B of it: its weight w is our lambda = w / B. Its
+  template has w = 100 and w' = 1 at B = 256, lambda = 0.39 and 0.0039; our default is 0.39 for both. No tau^2.
+- The crop and the blur are the run's, and grey is applied once (released: twice for SimSiam).
+- One pass over both views for a SimCLR base, as in `simclr`, so that only the peer differs from it (released: two).
+- SimCLR's head is 2,048 wide (released: 512: preset). SimSiam's heads are those of `simsiam`.
+- One optimiser for both peers, which is the same as two; only --clip sees their gradients as one.
+
+With --accumulate each part is a batch of its own for the softmax.
+
+Legend: B batch, M candidates: the batches of all processes, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from seed_hub.encoder import Encoder, build_student
+from seed_hub.errors import SeedHubError, nearest
+from seed_hub.projection import projection_head
+from seed_hub.training.feature_queue import gather_others
+from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.methods.simclr import contrast, embed_both, simclr_view
+from seed_hub.training.methods.simsiam import Settings as SimsiamSettings
+from seed_hub.training.methods.simsiam import simsiam_heads, simsiam_loss
+from seed_hub.training.views import ViewSettings
+
+PRESETS = {
+    "released-code": {
+        "peer_base": "simsiam",
+        "hidden_width": 512,
+        "peer_kl_weight": 0.00390625,  # 1 / 256
+    },
+}
+BASES = ("simclr", "simsiam")
+
+
+def peer_kl(z1: Tensor, z2: Tensor, peer_z1: Tensor, peer_z2: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """KL(Q || P) of cross-view similarities, summed over the candidates, mean over the batch.
+
+    Args:
+        z1, peer_z1: ``[B, D]`` and ``[B, D']``, own and peer's first views; normalised here.
+        z2, peer_z2: ``[M, D]`` and ``[M, D']``, second views of the same images, in the same order; M = B within one batch.
+            The gradient reaches ``z1`` and ``z2`` only.
+        temperature: tau_kd > 0, of both.
+
+    Returns:
+        A scalar >= 0 in float32 (float64 for float64 input), also under autocast.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        log_p = _log_similarities(z1, z2, temperature)  # [B, M]
+        log_q = _log_similarities(peer_z1.detach(), peer_z2.detach(), temperature)  # [B, M]
+        return (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
+
+
+def _log_similarities(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    exact = torch.float64 if z1.dtype == torch.float64 else torch.float32
+    cosine = normalize(z1.to(exact), dim=1) @ normalize(z2.to(exact), dim=1).T
+    return (cosine / temperature).log_softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of DoGo."""
+
+    peer: str = ""
+    """the network beside the student: a name of the zoo, or any timm architecture; empty: the student's own, and other
+    initial weights"""
+    base: str = "simclr"
+    """what the student learns by itself: simclr or simsiam"""
+    peer_base: str = "simclr"
+    """what the peer learns by itself: simclr or simsiam"""
+    kl_weight: float = 0.390625
+    """lambda, how much the student follows the peer: 100 / 256, the released code's 100 at its batch of 256"""
+    peer_kl_weight: float = 0.390625
+    """lambda', how much the peer follows the student"""
+    kl_temperature: float = 0.1
+    """tau_kd, softmax temperature of the similarities that are compared"""
+    temperature: float = 0.5
+    """tau of a simclr base"""
+    hidden_width: int = 2048
+    """width of the hidden layer of a simclr base's head; 0: as wide as the features"""
+    embedding_width: int = 128
+    """D of a simclr base"""
+
+
+class _Said(NamedTuple):
+    """What one peer makes of its two views."""
+
+    base: Tensor
+    """its own loss"""
+    own: tuple[Tensor, Tensor]
+    """z1 ``[B, D]``, z2 ``[M, D]``: what follows the other peer, and what the other follows ..."""
+    projected: tuple[Tensor, Tensor]
+    """... unless both predict: then the other follows this"""
+
+
+class Dogo(Method):
+    """A student and a peer that learn by themselves and from each other."""
+
+    Settings = Settings
+    needs_teacher = False
+    head: nn.Sequential
+
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
+        super().__init__(student, settings, task)
+        for flag, base in (("--base", settings.base), ("--peer-base", settings.peer_base)):
+            if base not in BASES:
+                raise SeedHubError(
+                    f'Unknown {flag} "{base}": choose {" or ".join(BASES)}.' + nearest(base, BASES)
+                )
+        self.peer = _build_peer(settings.peer or student.name, student.input_size)
+        self.head, self.predictor = _heads(settings.base, student.width, settings)
+        self.peer_head, self.peer_predictor = _heads(settings.peer_base, self.peer.width, settings)
+
+    def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
+        views = {"simclr": simclr_view(whole), "simsiam": whole}
+        return [views[self.settings.base]] * 2 + [views[self.settings.peer_base]] * 2
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        student = self._say(self.student, self.head, self.predictor, batch.views[:2])
+        peer = self._say(self.peer, self.peer_head, self.peer_predictor, batch.views[2:])
+        both_predict = self.predictor is not None and self.peer_predictor is not None
+        goal, peer_goal = (said.projected if both_predict else said.own for said in (peer, student))
+        kl = peer_kl(*student.own, *goal, temperature=settings.kl_temperature)
+        back = peer_kl(*peer.own, *peer_goal, temperature=settings.kl_temperature)
+        loss = student.base + settings.kl_weight * kl + peer.base + settings.peer_kl_weight * back
+        return {"loss": loss, "student_loss": student.base, "peer_loss": peer.base, "kl": kl, "peer_kl": back}
+
+    def _say(
+        self, encoder: Encoder, head: nn.Module, predictor: nn.Module | None, views: Sequence[Tensor]
+    ) -> _Said:
+        if predictor is None:
+            z1, z2 = embed_both(encoder, head, views)
+            projected = _against_all(z1, z2)
+            return _Said(contrast(z1, z2, temperature=self.settings.temperature), projected, projected)
+        z1, z2 = (head(encoder(view).pooled) for view in views)
+        p1, p2 = predictor(z1), predictor(z2)
+        return _Said(
+            simsiam_loss(p1, p2, z1, z2), _against_all(p1, p2), _against_all(z1.detach(), z2.detach())
+        )
+
+    def peers(self) -> dict[str, tuple[Encoder, nn.Sequential | None]]:
+        return {self.peer.name: (self.peer, self.peer_head)}
+
+
+def _against_all(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+    """``[B, D]`` and ``[M, D]``: this process's first views, and everyone's second ones, its own first."""
+    others = gather_others(z2)
+    return z1, torch.cat([z2.to(others.dtype), others])
+
+
+def _heads(base: str, width: int, settings: Any) -> tuple[nn.Sequential, nn.Sequential | None]:
+    """(projector, predictor); SimCLR has no predictor."""
+    if base == "simsiam":
+        return simsiam_heads(width, SimsiamSettings())
+    hidden = settings.hidden_width or width
+    return projection_head(width, hidden, settings.embedding_width, batch_norm=True), None
+
+
+def _build_peer(name: str, size: int) -> Encoder:
+    """A student of that name with initial weights of its own, for images of ``size`` pixels.
+
+    Raises:
+        SeedHubError: there is none of that name, or it does not take such images.
+    """
+    peer = build_student(name).eval()
+    peer.input_size = size
+    try:
+        with torch.no_grad():
+            peer(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise SeedHubError(
+            f'The peer "{name}" does not take images of {size} px: choose another --peer or --size.'
+        ) from error
+    return peer.train()
