@@ -208,3 +208,19 @@ def test_the_imagenet_mobilenetv2_is_loaded_as_its_terms_say(shared_data):
     )
     assert isinstance(teacher.encoder, Encoder)
     assert teacher.embed(torch.rand(1, 3, 96, 96)).shape == (1, 1280)
+
+
+def test_a_classifier_is_kept_for_those_who_ask(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=7).eval()
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)  # no random teacher
+    save_file(network.state_dict(), tmp_path / "t.safetensors")
+    spec = f"file:{tmp_path / 't.safetensors'}?arch=test_efficientnet&mean=0&std=1"
+    x = torch.rand(2, 3, 32, 32)
+    said = load_teacher(spec, classifier=True)(x)
+    torch.testing.assert_close(said.logits, network(x))
+    plain = load_teacher(spec)(x)
+    assert plain.logits is None
+    torch.testing.assert_close(said.pooled, plain.pooled)

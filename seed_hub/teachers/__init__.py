@@ -5,7 +5,7 @@
     file:PATH?arch=NAME[&key=value]          a safetensors or weights_only-loadable checkpoint file
     seed:RUN | seed:NAME[.TAG]               a run folder of ours, or a model of the zoo
 
-One file per source; each offers ``load(rest, options, image_size) -> Encoder``.
+One file per source; each offers ``load(rest, options, image_size, allow_random, classifier) -> Encoder``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ SOURCES = tuple(
 )
 
 
-def load_teacher(spec: str, *, allow_random: bool = False, image_size: int | None = None) -> Frozen:
+def load_teacher(
+    spec: str, *, allow_random: bool = False, image_size: int | None = None, classifier: bool = False
+) -> Frozen:
     """The frozen network ``spec`` names (see the module's docstring), with its own normalisation and pooling.
 
     Args:
         allow_random: accept weights that are random; for tests only.
         image_size: side in pixels it will be given, for networks that must be built for it.
+        classifier: keep its classifier, if it has one: ``Features.logits`` is then filled.
 
     Raises:
         SeedHubError: unknown source or name, weights missing, incomplete or random; says what to do.
@@ -46,7 +49,9 @@ def load_teacher(spec: str, *, allow_random: bool = False, image_size: int | Non
     rest, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     module = importlib.import_module(f"seed_hub.teachers.from_{source}")
-    encoder = module.load(rest, options, image_size=image_size, allow_random=allow_random)
+    encoder = module.load(
+        rest, options, image_size=image_size, allow_random=allow_random, classifier=classifier
+    )
     if options:
         raise SeedHubError(f'The teacher "{spec}" has options nobody reads: {", ".join(options)}.')
     if not allow_random and looks_untrained(encoder.backbone):

@@ -32,7 +32,9 @@ _NOT_THE_BACKBONE = (
 _HEADS = ("fc.", "head.", "classifier.", "heads.", "head_drop.")
 
 
-def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool) -> Encoder:
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
     """Options: ``arch`` (a timm name, needed), ``mean``, ``std`` (one number or three, comma-separated), ``size`` (its
     native side in pixels), ``licence``, ``pad_type`` and other strings or whole numbers the architecture takes."""
     path = Path(rest)
@@ -47,18 +49,29 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
     mean = _triple(options.pop("mean", None), IMAGENET_MEAN)
     std = _triple(options.pop("std", None), IMAGENET_STD)
     size, licence = int(options.pop("size", 224)), options.pop("licence", None)
-    options.pop("num_classes", None)  # the classifier is left out whatever its width
+    options.pop("num_classes", None)  # the classifier is as wide as in the file, or left out
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
     options.clear()
     if image_size and "img_size" in inspect.signature(timm.model_entrypoint(arch)).parameters:
         kwargs.setdefault("img_size", image_size)
     try:
-        backbone = timm.create_model(arch, num_classes=0, **kwargs)
+        backbone: Any = timm.create_model(arch, num_classes=0, **kwargs)
     except TypeError as error:
         raise SeedHubError(f"file:{rest}: {arch} does not take these options ({error}).") from error
     tensors = read_tensors(path)
+    if classifier:
+        classes = _classes_in(tensors, backbone.pretrained_cfg.get("classifier"))
+        backbone = timm.create_model(arch, num_classes=classes, **kwargs)
     backbone.load_state_dict(match_backbone(tensors, backbone.state_dict(), str(path), arch))
     return Encoder(backbone, arch=arch, mean=mean, std=std, input_size=size, licence=licence)
+
+
+def _classes_in(tensors: dict[str, Tensor], name: str | None) -> int:
+    """Rows of the classifier's weight, which timm calls ``name``; 0 if the file has none."""
+    found = [
+        v for k, v in tensors.items() if name and (k == f"{name}.weight" or k.endswith(f".{name}.weight"))
+    ]
+    return found[0].shape[0] if len(found) == 1 else 0
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

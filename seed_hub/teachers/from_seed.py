@@ -9,7 +9,9 @@ from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import CONFIG, load_model_folder
 
 
-def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool) -> Encoder:
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
     """``head=none`` takes the pooled features of a run that has a projection head; ``which=last`` its last weights."""
     head = options.pop("head", "yes") != "none"
     which = options.pop("which", "best")

@@ -10,11 +10,13 @@ from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
 
 
-def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool) -> Encoder:
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
     """``pool=avg|token|map`` overrides the pooling."""
     if not timm.is_model(rest.split(".")[0]):
         raise SeedHubError(f'timm has no model "{rest}".' + nearest(rest.split(".")[0], timm.list_models()))
-    kwargs: dict[str, Any] = {"num_classes": 0}
+    kwargs: dict[str, Any] = {} if classifier else {"num_classes": 0}
     if "pool" in options:
         kwargs["global_pool"] = options.pop("pool")
     cfg = timm.get_pretrained_cfg(rest) if timm.is_model_pretrained(rest) else None

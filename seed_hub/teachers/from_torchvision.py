@@ -9,7 +9,9 @@ from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
 
 
-def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool) -> Encoder:
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
     """torchvision's weights in timm's network of the same name, whose tensors are called the same (the ResNets)."""
     name, _, tag = rest.partition("/")
     known = [
@@ -28,7 +30,7 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
             f'torchvision:{name} has no weights "{tag}"; it has {", ".join(enum.__members__)}.'
         )
     weights = enum[tag] if tag else enum.DEFAULT
-    backbone = timm.create_model(name, num_classes=0)
+    backbone = timm.create_model(name, num_classes=len(weights.meta["categories"]) if classifier else 0)
     if not allow_random:
         try:
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -37,7 +39,8 @@ def load(rest: str, options: dict[str, str], *, image_size: int | None, allow_ra
                 f"The weights of torchvision:{rest} could not be loaded ({str(error).splitlines()[0][:200]}): "
                 f"check the network, or use file:PATH?arch={name}."
             ) from error
-        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        if not classifier:
+            state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         backbone.load_state_dict(state)  # strict
     transforms = weights.transforms()
     return Encoder(

@@ -83,7 +83,7 @@ def run_together(
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = _images(settings, progress)
-    teachers = _teachers(settings) if cls.needs_teacher else []
+    teachers = _teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
     labelled = classes(reads, images, settings)
     pupils = []
@@ -157,12 +157,13 @@ def _images(settings: RunSettings, progress: Callable[[int, int], None] | None) 
     return training, held_out
 
 
-def _teachers(settings: RunSettings) -> list[Frozen]:
+def _teachers(settings: RunSettings, reads: frozenset[str]) -> list[Frozen]:
     return [
         load_teacher(
             spec,
             allow_random=settings.allow_random_teacher,
             image_size=settings.teacher_size or settings.size,
+            classifier="logits" in reads,
         )
         for spec in (settings.teacher, *settings.more_teachers)
     ]

@@ -40,9 +40,9 @@ class RunSettings:
     optimizer: str = "sgd"
     """sgd (momentum 0.9), adamw, or lars (momentum 0.9; for batches of thousands, as SimCLR's)"""
     lr: float = 0.0
-    """peak learning rate; 0: 0.03 per 256 images for sgd, 0.001 per 256 for adamw"""
+    """peak learning rate; 0: per 256 images 0.03 for sgd, 0.001 for adamw, 0.3 for lars"""
     weight_decay: float = 1e-4
-    """decay of weights; biases and norms are exempt under adamw"""
+    """decay of weights; biases and norms are exempt under adamw and lars"""
     warmup_epochs: float = 5.0
     """epochs of linear warm-up, stepwise from 0; at most a tenth of the run"""
     clip: float = 0.0
