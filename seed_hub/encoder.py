@@ -57,8 +57,8 @@ class Encoder(nn.Module):
         mean, std: per channel, for pixels in [0, 1].
         input_size: side in pixels it was made for.
         head: projection head applied to ``pooled``, if it belongs to the encoder.
+        classifier: what makes ``logits`` of ``pooled``, for a network without a classifier of its own.
         licence: terms of the weights, if known.
-        mute_classes: the network's classifier is kept only for ``logits``.
     """
 
     scale: Tensor
@@ -74,6 +74,7 @@ class Encoder(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
         input_size: int = 224,
         head: nn.Module | None = None,
+        classifier: nn.Module | None = None,
         licence: str | None = None,
     ) -> None:
         super().__init__()
@@ -83,6 +84,7 @@ class Encoder(nn.Module):
         self.input_size = input_size
         self.licence = licence
         self.head = head
+        self.classifier = classifier
         # The order of a Normalize, folded: x * scale + shift.
         scale = 1.0 / torch.tensor(std)
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
@@ -101,6 +103,7 @@ class Encoder(nn.Module):
         else:
             last = self.backbone.forward_features(x)
         pooled = self.backbone.forward_head(last, pre_logits=True)  # [B, D]
+        classify = self.backbone.get_classifier() if self._classifies else self.classifier
         return Features(
             pooled=pooled,
             tokens=_tokens(
@@ -108,7 +111,7 @@ class Encoder(nn.Module):
                 getattr(self.backbone, "num_prefix_tokens", 0),
                 getattr(self.backbone, "output_fmt", "NCHW"),
             ),
-            logits=self.backbone.get_classifier()(pooled) if self._classifies else None,
+            logits=None if classify is None else classify(pooled),
             projected=self.head(pooled) if self.head is not None else None,
             stages=list(maps),
         )

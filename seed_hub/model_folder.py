@@ -90,6 +90,7 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
     if head and (folder / HEAD).exists() and facts.get("projection_head"):
         projection = rebuild(facts["projection_head"])
         _load_strictly(projection, folder / HEAD)
+    scores = bool(facts.get("head_gives_classes"))
     return Encoder(
         backbone,
         arch=arch,
@@ -97,9 +98,27 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
         mean=tuple(pretrained["mean"]),
         std=tuple(pretrained["std"]),
         input_size=pretrained["input_size"][-1],
-        head=projection,
+        head=None if scores else projection,
+        classifier=projection if scores else None,
         licence=pretrained.get("license"),
     )
+
+
+def start_from(path: str, student: Encoder) -> nn.Sequential | None:
+    """Give ``student`` the weights of the run or model folder at ``path``; the head that lies beside them is returned.
+
+    Raises:
+        SeedHubError: there is no such folder, or it holds another architecture.
+    """
+    folder = Path(path)
+    found = load_model_folder(folder / "best" if (folder / "best" / CONFIG).exists() else folder)
+    if found.arch != student.arch:
+        raise SeedHubError(
+            f"{path} holds a {found.arch}, and the student is a {student.arch}: name the student it was trained as."
+        )
+    student.backbone.load_state_dict(found.backbone.state_dict())
+    head = found.head or found.classifier
+    return head if isinstance(head, nn.Sequential) else None
 
 
 def replace_file(path: Path, content: bytes) -> None:

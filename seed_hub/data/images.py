@@ -108,6 +108,20 @@ def split_held_out(images: Images, n: int, seed: int) -> tuple[Images, Images]:
     return images.subset(np.sort(order[count:])), images.subset(np.sort(order[:count]))
 
 
+def choose_share(images: Images, share: float, seed: int) -> Images:
+    """``share`` of the images, of every class alike where there are labels (one of each at least), chosen by ``seed``.
+
+    A larger share with the same seed contains the smaller one.
+    """
+    order = np.random.default_rng(seed).permutation(len(images))
+    kinds = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
+    chosen = []
+    for kind in np.unique(kinds):
+        members = order[kinds[order] == kind]
+        chosen.append(members[: max(1, round(share * len(members)))])
+    return images.subset(np.sort(np.concatenate(chosen)))
+
+
 def _fingerprint(store: Store, original_index: np.ndarray) -> str:
     if len(original_index) == len(store) and np.array_equal(original_index, np.arange(len(store))):
         return store.fingerprint

@@ -92,6 +92,7 @@ def ship(
         "step": step,
         "images_seen": step * settings.batch_size,
         "look": asdict(look) if look else None,
+        "head_gives_classes": method.head_gives_classes,
     }
     save_model(path, method.student, facts, method.head)
     for name, (peer, head) in method.peers().items():

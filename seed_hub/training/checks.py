@@ -46,11 +46,11 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
         if not math.isfinite(value) or (value <= 0 if above else value < 0 and name != "workers"):
             wanted = "above 0" if above else "0 or more"
             raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")
-    for name, share in (("crop-min", settings.crop_min), ("flip", settings.flip)):
-        if share > 1 or (share == 0 and name == "crop-min"):
-            raise SeedHubError(
-                f"--{name} is {share}: it must be {'above 0 and ' * (name == 'crop-min')}at most 1."
-            )
+    for name in ("crop_min", "flip", "share"):
+        value = getattr(settings, name)
+        if value > 1 or (value == 0 and name != "flip"):
+            least = "" if name == "flip" else "above 0 and "
+            raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {least}at most 1.")
     if settings.batch_size < 2:
         raise SeedHubError("--batch-size 1 leaves batch norm nothing to average: use 2 or more.")
     peak_lr(settings)  # refuses an unknown optimiser

@@ -68,6 +68,8 @@ class Task:
     classes: int
     """of the labels, for methods that ask for them; 0 without"""
     seed: int
+    start_head: nn.Sequential | None = None
+    """projection head of the run that the student starts from"""
 
     @property
     def teacher(self) -> Shapes:
@@ -91,6 +93,8 @@ class Method(nn.Module):
     """several teachers may be given"""
     head: nn.Sequential | None
     """the student's projection head; saved beside the student, never inside it"""
+    head_gives_classes: ClassVar[bool] = False
+    """the head's outputs are class scores: who learns from this student finds them in ``Features.logits``"""
     step: int = 0
     """the step being taken, counted from 0; kept by the engine"""
     steps: int = 1

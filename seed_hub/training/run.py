@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from seed_hub.data import Images, open_images, split_held_out
+from seed_hub.data import Images, choose_share, open_images, split_held_out
 from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError
+from seed_hub.model_folder import start_from
 from seed_hub.teachers import load_teacher
 from seed_hub.training.checkpoint import random_state, set_random_state
 from seed_hub.training.checks import (
@@ -87,8 +89,8 @@ def run_together(
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
     labelled = classes(reads, images, settings)
     pupils = []
-    for each, folder, (student, shapes, random) in zip(runs, folders, students, strict=True):
-        task = Task(shapes, taught, len(images), labelled, settings.seed)
+    for each, folder, (student, start_head, shapes, random) in zip(runs, folders, students, strict=True):
+        task = Task(shapes, taught, len(images), labelled, settings.seed, start_head)
         set_random_state(random)
         pupils.append(Pupil(cls(student.train(), own, task), each, folder))
     if accelerator.is_main_process:
@@ -109,17 +111,20 @@ def run_together(
         raise
 
 
-def _student(settings: RunSettings, reads: frozenset[str]) -> tuple[Encoder, Shapes, dict[str, Any]]:
-    """The untrained student, what it gives, and the random state it leaves: its heads are drawn from there, whatever
-    is loaded in between."""
+def _student(
+    settings: RunSettings, reads: frozenset[str]
+) -> tuple[Encoder, nn.Sequential | None, Shapes, dict[str, Any]]:
+    """The student before training, the head of the run it starts from, what it gives, and the random state it leaves:
+    its own heads are drawn from there, whatever is loaded in between."""
     torch.manual_seed(settings.seed)
     student = build_student(settings.student)
+    head = start_from(settings.start, student) if settings.start else None
     random = random_state()
     student.input_size = settings.size  # what it is trained at is what it is for
     what = f'the student "{settings.student}"'
     shapes = shapes_of(student.eval(), settings.size, what.replace("the", "The", 1), "--size")
     need_stages(reads, shapes, settings, what)
-    return student, shapes, random
+    return student, head, shapes, random
 
 
 def _summary(settings: RunSettings, images: Images, held_out: Images, accelerator: Accelerator) -> str:
@@ -144,6 +149,8 @@ def _images(settings: RunSettings, progress: Callable[[int, int], None] | None) 
         settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress
     )
     training, held_out = split_held_out(images, settings.held_out, settings.seed)
+    if settings.share < 1:
+        training = choose_share(training, settings.share, settings.seed)
     if len(held_out) < 2:
         raise SeedHubError(
             f"{settings.data} has {len(images)} images and --held-out is {settings.held_out}: at least 20 images are needed, and 2 "

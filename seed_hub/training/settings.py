@@ -15,6 +15,10 @@ class RunSettings:
     """split of the data to train on; empty: the data set's train split, or all of it"""
     student: str = "seed_mobilenetv3_large"
     """the network to train: a name of the zoo, or any timm architecture"""
+    start: str = ""
+    """a run or model folder whose weights the student starts from; empty: from scratch"""
+    share: float = 1.0
+    """share of the images to train on, chosen by --seed, as much of every class where there are labels"""
     method: str = "seed"
     """how to train it"""
     teacher: str = ""

@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "out_dim": 32,
     "local_crops": 2,
     "negatives": 16,
+    "kept_layers": 0,
 }
 
 

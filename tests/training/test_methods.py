@@ -33,6 +33,7 @@ def made(request):
         "local_crops": 2,
         "bottleneck_width": 16,
         "negatives": 64,
+        "kept_layers": 0,
         "first_stage": 0.0,
         "first_variance": 1.0,
     }
