@@ -77,8 +77,11 @@ def resolve_method_settings(cls: type[Method], name: str, overrides: dict[str, A
             )
         if "temperature" in key and value <= 0:
             raise SeedHubError(f"--{key.replace('_', '-')} is {value}: a temperature must be above 0.")
-        if key.endswith("size") and value < 1:
-            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: it must be at least 1.")
+        least = (
+            min(1, known[key].default) if key.endswith("size") else None
+        )  # 0 where it means "choose for me"
+        if least is not None and value < least:
+            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: it must be at least {least}.")
     return cls.Settings(**overrides)
 
 

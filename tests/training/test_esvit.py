@@ -350,7 +350,7 @@ def test_views_are_two_global_and_several_local_ones():
 
 
 def test_what_cannot_be_meant_is_refused():
-    fixed = {k: v for k, v in VIT.items() if k != "dynamic_img_size"} | {"img_size": 64}
+    fixed = VIT | {"dynamic_img_size": False, "img_size": 64}
     with pytest.raises(SeedHubError, match="does not take local crops of 32 px: choose another --local-size"):
         _made(**fixed)
     assert _made(replace(SMALL, local_crops=0), **fixed)

@@ -60,9 +60,9 @@ def test_two_processes_make_one_run(two):
 
 def test_both_push_into_one_queue(two):
     state = torch.load(two / "checkpoint.pt", weights_only=True)["state"]
-    queue = state["queue.rows"]
+    queue = state["queues.0.rows"]
     # Four steps of eight images went through twenty places: all are filled, with unit rows, and none twice.
     assert torch.allclose(queue.norm(dim=1), torch.ones(20), atol=1e-5)
-    assert state["queue._extra_state"] == {"next": 32 % 20, "count": 20}
+    assert state["queues.0._extra_state"] == {"next": 32 % 20, "count": 20}
     assert len(torch.unique(queue, dim=0)) == 20
     assert load_file(two / "last" / "model.safetensors")
