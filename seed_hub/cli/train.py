@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUMMARY = {
     "distill": "Train a student, without labels, to see images as a teacher does.",
-    "pretrain": "Train a student, without labels and without a teacher.",
+    "pretrain": "Train a student without a teacher; without labels, unless a method says otherwise.",
 }
 DEFAULT_METHOD = {"distill": "seed", "pretrain": "moco"}
 REPEATED = ("student", "teacher")
