@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.methods.moco import info_nce
 from seed_hub.training.methods.seed import seed_loss
-
-
-def _read(path):
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (safe_open is no mapping)
-
-
-def _agree(loss, grad, expected_loss, expected_grad, dtype):
-    tolerance = 1e-6 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
-    scale = expected_grad.abs().max()
-    torch.testing.assert_close(grad.double() / scale, expected_grad / scale, rtol=tolerance, atol=tolerance)
+from tests.training.golden_numbers import agree, read
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ["seed_t0.0001", "seed_t0.01", "seed_t0.07"])
 def test_seed_agrees_with_the_published_code(golden, name, dtype):
-    data, meta = _read(golden / f"{name}.safetensors")
+    data, meta = read(golden / f"{name}.safetensors")
     z_s = data["student"].to(dtype).requires_grad_()
     loss = seed_loss(
         z_s,
@@ -36,20 +24,20 @@ def test_seed_agrees_with_the_published_code(golden, name, dtype):
         teacher_temperature=float(meta["tau_t"]),
     )
     loss.backward()
-    _agree(loss, z_s.grad, data["loss"], data["grad_student"], dtype)
+    agree(loss, z_s.grad, data["loss"], data["grad_student"], dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_moco_agrees_with_the_published_code(golden, dtype):
-    data, meta = _read(golden / "moco_infonce.safetensors")
+    data, meta = read(golden / "moco_infonce.safetensors")
     query = data["query"].to(dtype).requires_grad_()
     loss = info_nce(query, data["key"].to(dtype), data["queue"].to(dtype), temperature=float(meta["tau"]))
     loss.backward()
-    _agree(loss, query.grad, data["loss"], data["grad_query"], dtype)
+    agree(loss, query.grad, data["loss"], data["grad_query"], dtype)
 
 
 def test_queue_after_a_push_is_the_published_codes(golden):
-    data, _ = _read(golden / "seed_t0.01.safetensors")
+    data, _ = read(golden / "seed_t0.01.safetensors")
     k, d = data["queue"].shape
     queue = FeatureQueue(k, d)
     queue.push(data["queue"].float())

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -24,30 +23,13 @@ from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import kd, method_class
 from seed_hub.training.methods.vid import vid_regressor
 from seed_hub.training.views import MOCO_V2
+from tests.training.golden_numbers import agree, read, sines
 
 ROOT = Path(__file__).resolve().parents[2]
 MAPS = ("fitnet", "at", "vid", "ft", "nst", "ab", "fsp")
 RELATIONS = ("sp", "rkd", "pkt", "cc")
 FAMILY = (*MAPS, *RELATIONS, "kd", "crd")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-
-
-def _read(path):
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (safe_open is no mapping)
-
-
-def _agree(loss, grad, expected_loss, expected_grad, dtype):
-    tolerance = 1e-6 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
-    scale = expected_grad.abs().max()
-    torch.testing.assert_close(grad.double() / scale, expected_grad / scale, rtol=tolerance, atol=tolerance)
-
-
-def _u(shape, a):
-    """The fact sheet's reproducible numbers: sin(0.37 k + 0.0113 k^2 + a), k = 1, 2, ..."""
-    k = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
-    return torch.sin(0.37 * k + 0.0113 * k**2 + a).reshape(shape)
 
 
 def _loss(name, student, teacher):
@@ -62,7 +44,7 @@ def _loss(name, student, teacher):
 @DTYPES
 @pytest.mark.parametrize("name", ["kd", "fitnet", "sp", "ft", "cc", "rkd", "pkt", "at", "nst", "ab", "fsp"])
 def test_losses_agree_with_the_published_code(golden, name, dtype):
-    data, meta = _read(golden / "kd_family.safetensors")
+    data, meta = read(golden / "kd_family.safetensors")
     data = {key: value.to(dtype) for key, value in data.items()} | {
         key: value for key, value in data.items() if key.startswith(("loss_", "grad_"))
     }
@@ -80,35 +62,35 @@ def test_losses_agree_with_the_published_code(golden, name, dtype):
         wanted = student.requires_grad_()
         loss = _loss(name, wanted, teacher)
     loss.backward()
-    _agree(loss, wanted.grad, data[f"loss_{name}"], data[f"grad_{name}"], dtype)
+    agree(loss, wanted.grad, data[f"loss_{name}"], data[f"grad_{name}"], dtype)
 
 
 @DTYPES
 def test_vid_agrees_with_the_published_code(golden, dtype):
-    data, _ = _read(golden / "kd_family.safetensors")
+    data, _ = read(golden / "kd_family.safetensors")
     regressor = vid_regressor(8, 8).to(dtype)
     regressor.load_state_dict({f"{2 * i}.weight": data[f"vid_w{i}"] for i in range(3)})
     map_s = data["map_s_1"].to(dtype).requires_grad_()
     loss = kd.vid_loss(map_s, data["map_t_1"].to(dtype), regressor, data["vid_log_scale"].to(dtype))
     loss.backward()
-    _agree(loss, map_s.grad, data["loss_vid"], data["grad_vid"], dtype)
+    agree(loss, map_s.grad, data["loss_vid"], data["grad_vid"], dtype)
 
 
 def test_the_fact_sheets_numbers():
-    hint = _u((4, 6, 4, 4), 1.3), _u((4, 6, 4, 4), 2.3)
-    first = _u((4, 3, 8, 8), 1.0), _u((4, 5, 8, 8), 2.0)
-    second = _u((4, 4, 4, 4), 1.1), _u((4, 6, 2, 2), 2.1)
+    hint = sines((4, 6, 4, 4), 1.3), sines((4, 6, 4, 4), 2.3)
+    first = sines((4, 3, 8, 8), 1.0), sines((4, 5, 8, 8), 2.0)
+    second = sines((4, 4, 4, 4), 1.1), sines((4, 6, 2, 2), 2.1)
     shapes = ((4, 3, 8, 8), (4, 4, 4, 4), (4, 5, 4, 4))
-    flow_s, flow_t = ([_u(shape, a + i / 10) for i, shape in enumerate(shapes)] for a in (3.0, 4.0))
+    flow_s, flow_t = ([sines(shape, a + i / 10) for i, shape in enumerate(shapes)] for a in (3.0, 4.0))
     found = {
-        0.00630724: kd.kd_loss(2 * _u((4, 5), 0.1), 2 * _u((4, 5), 0.2), temperature=4.0),
+        0.00630724: kd.kd_loss(2 * sines((4, 5), 0.1), 2 * sines((4, 5), 0.2), temperature=4.0),
         0.43470109: kd.fitnet_loss(*hint),
         0.00426321: kd.at_loss([first[0]], [first[1]]),
         0.0994415: kd.at_loss([second[0]], [second[1]]),
         0.01152028: kd.sp_loss(*second),
-        0.02980727: kd.cc_loss(_u((4, 8), 0.5), _u((4, 8), 0.6)),
-        4.3649197: kd.rkd_loss(_u((4, 6), 0.3), _u((4, 7), 0.4)),
-        0.04065195: kd.pkt_loss(_u((4, 6), 0.3), _u((4, 7), 0.4)),
+        0.02980727: kd.cc_loss(sines((4, 8), 0.5), sines((4, 8), 0.6)),
+        4.3649197: kd.rkd_loss(sines((4, 6), 0.3), sines((4, 7), 0.4)),
+        0.04065195: kd.pkt_loss(sines((4, 6), 0.3), sines((4, 7), 0.4)),
         0.49310815: kd.nst_loss([first[0]], [first[1]]),
         0.49824899: kd.nst_loss([second[0]], [second[1]]),
         0.11133358 + 0.22266716: kd.ab_loss([hint[0]] * 2, [hint[1]] * 2),

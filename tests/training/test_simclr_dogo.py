@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch.nn.functional import cosine_similarity
 
 from seed_hub.encoder import build_student
@@ -28,22 +27,11 @@ from seed_hub.training.optimization import Lars, build_optimizer
 from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import MOCO_V2
+from tests.training.golden_numbers import agree, read
 
 STUDENT = "test_efficientnet"  # timm's smallest, for tests
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-
-
-def _read(path):
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118 (safe_open is no mapping)
-
-
-def _agree(loss, grad, expected_loss, expected_grad, dtype):
-    tolerance = 1e-6 if dtype == torch.float64 else 1e-4
-    torch.testing.assert_close(loss.double(), expected_loss, rtol=tolerance, atol=0)
-    scale = expected_grad.abs().max()
-    torch.testing.assert_close(grad.double() / scale, expected_grad / scale, rtol=tolerance, atol=tolerance)
 
 
 def _u(a, shape=(4, 6)):
@@ -76,23 +64,23 @@ def _close(value, expected):
 
 @DTYPES
 def test_nt_xent_agrees_with_the_published_code(golden, dtype):
-    data, meta = _read(golden / "simclr_ntxent.safetensors")
+    data, meta = read(golden / "simclr_ntxent.safetensors")
     z1 = data["z1"].to(dtype).requires_grad_()
     loss = nt_xent(z1, data["z2"].to(dtype), temperature=float(meta["tau"]))
     loss.backward()
-    _agree(loss, z1.grad, data["loss"], data["grad_z1"], dtype)
+    agree(loss, z1.grad, data["loss"], data["grad_z1"], dtype)
 
 
 @DTYPES
 @pytest.mark.parametrize(("own", "other"), ["ab", "ba"])
 def test_peer_kl_agrees_with_the_published_code(golden, own, other, dtype):
-    data, meta = _read(golden / "dogo_kl.safetensors")
+    data, meta = read(golden / "dogo_kl.safetensors")
     z1, z2, peer_z1, peer_z2 = (data[f"{z}_{side}"].to(dtype) for side in (own, other) for z in ("z1", "z2"))
     z1.requires_grad_()
     loss = peer_kl(z1, z2, peer_z1, peer_z2, temperature=float(meta["tau"]))
     (loss / len(z1)).backward()  # the published gradient is of the mean over all entries
-    _agree(loss, z1.grad, data[f"loss_{own}_batchmean"], data[f"grad_z1_{own}"], dtype)
-    _agree(loss / len(z1), z1.grad, data[f"loss_{own}"], data[f"grad_z1_{own}"], dtype)
+    agree(loss, z1.grad, data[f"loss_{own}_batchmean"], data[f"grad_z1_{own}"], dtype)
+    agree(loss / len(z1), z1.grad, data[f"loss_{own}"], data[f"grad_z1_{own}"], dtype)
 
 
 def test_the_fact_sheets_numbers():
