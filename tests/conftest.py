@@ -53,8 +53,5 @@ def shared_data(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def golden(root: Path) -> Path:
-    """The folder of reference numbers for every loss, beside the project."""
-    folder = Path(os.environ.get("SEED_HUB_GOLDEN", root.parent / "shared" / "golden"))
-    if not folder.is_dir():
-        pytest.skip(f"no reference numbers: {folder} does not exist; SEED_HUB_GOLDEN may name another folder")
-    return folder
+    """The folder of reference numbers for every loss."""
+    return root / "tests" / "golden"

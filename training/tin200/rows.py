@@ -35,8 +35,8 @@ SHARED: dict[str, Any] = {
 }
 # Short runs at a high learning rate: fast keys, and a queue whose oldest keys are 64 steps old.
 MOCO = {"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1}
-# The teacher's pooled features are compared, whose neighbours are better than its head's. They are not negative, so their
-# cosines are all large: both temperatures differ from the paper's.
+# The teacher's pooled features are compared: students of its head's output had the worse neighbours. They are not negative,
+# so their cosines are all large: both temperatures differ from the paper's.
 SEED = {"queue_size": 16384, "student_temperature": 0.07, "teacher_temperature": 0.04}
 STUDENT_IMAGES = 64_000  # seen by every student of the MoCo teacher, and by its baseline without a teacher
 
