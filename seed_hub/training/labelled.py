@@ -6,7 +6,7 @@
 p_s are the class scores of a linear classifier on the student's pooled features. It lives here, in the method: the
 student that ships has none. Without labels and without scores (both weights 0) the method's own term is all there is.
 
-Legend: B batch, C classes, D width, W processes.
+Legend: B batch, C classes, D width.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from dataclasses import asdict
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from seed_hub.encoder import Encoder, Features
 from seed_hub.errors import SeedHubError
-from seed_hub.training.feature_queue import gather_others
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.views import ViewSettings
 
@@ -68,20 +66,6 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     log_s = (student_logits / temperature).log_softmax(dim=1)
     log_t = (teacher_logits.detach() / temperature).log_softmax(dim=1)
     return temperature**2 * kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-
-
-def gather_with_gradient(rows: Tensor) -> Tensor:
-    """``[B, ...]`` on each of W processes -> ``[W B, ...]`` on all, in the order of their ranks; in float32 or wider.
-
-    For losses over pairs of images, which every process then computes for the whole batch: a row's gradient comes back
-    W times, once from each, and the mean over processes that data-parallel training takes undoes the factor.
-    """
-    others = gather_others(rows)
-    own = rows.to(others.dtype)
-    if not len(others):
-        return own
-    first = dist.get_rank() * len(rows)
-    return torch.cat([others[:first], own, others[first:]])
 
 
 class LabelledDistillation(Method):

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
-from seed_hub.training.feature_queue import FeatureQueue, gather_others
+from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
 from seed_hub.training.methods.moco import info_nce
 from seed_hub.training.methods.simreg import simreg_loss
+from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
 

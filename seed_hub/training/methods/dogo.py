@@ -35,11 +35,11 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.projection import projection_head
-from seed_hub.training.feature_queue import gather_others
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.methods.simclr import contrast, embed_both, simclr_view
 from seed_hub.training.methods.simsiam import Settings as SimsiamSettings
 from seed_hub.training.methods.simsiam import simsiam_heads, simsiam_loss
+from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {

@@ -37,8 +37,8 @@ from seed_hub.encoder import Encoder, Features
 from seed_hub.errors import SeedHubError
 from seed_hub.training.crop_losses import GLOBAL, moved_center, region_loss, view_loss
 from seed_hub.training.dino_head import Prototypes, bottleneck_mlp
-from seed_hub.training.feature_queue import gather
 from seed_hub.training.method import Batch, Method, Task, move_average
+from seed_hub.training.processes import gather
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"dino": {"region_weight": 0.0}}

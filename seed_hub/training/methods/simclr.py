@@ -34,8 +34,9 @@ from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
-from seed_hub.training.feature_queue import FeatureQueue, gather_others
+from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
+from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {
