@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -24,8 +20,8 @@ from seed_hub.training.methods import kd, method_class
 from seed_hub.training.methods.vid import vid_regressor
 from seed_hub.training.views import MOCO_V2
 from tests.training.golden_numbers import agree, read, sines
+from tests.training.two_processes import run_in_two
 
-ROOT = Path(__file__).resolve().parents[2]
 MAPS = ("fitnet", "at", "vid", "ft", "nst", "ab", "fsp")
 RELATIONS = ("sp", "rkd", "pkt", "cc")
 FAMILY = (*MAPS, *RELATIONS, "kd", "crd")
@@ -473,30 +469,17 @@ def _learnt(name, first, last, wrap=lambda method: method):
     return {n: p.grad for n, p in method.named_parameters()}, kept
 
 
-def _one_of_two(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-
+def one_of_two(rank, folder):
     def wrap(method):
         return nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
 
     found = {name: _learnt(name, 4 * rank, 4 * rank + 4, wrap) for name in SHARED}
     torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_two_processes_learn_what_one_would(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # In a process of its own: one that has run a backward pass must not fork.
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two(__file__, tmp_path)
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name in SHARED:
         for alone, *found in zip(_learnt(name, 0, 8), *(each[name] for each in both), strict=True):
@@ -505,15 +488,3 @@ def test_two_processes_learn_what_one_would(tmp_path):
             for key, value in alone.items():
                 for each in found:
                     torch.testing.assert_close(each[key] / scale, value / scale, rtol=1e-4, atol=1e-6)
-
-
-if __name__ == "__main__":
-    processes = [
-        torch.multiprocessing.get_context("fork").Process(target=_one_of_two, args=(rank, Path(sys.argv[1])))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))

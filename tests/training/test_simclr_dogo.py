@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn.functional import cosine_similarity
 
 from seed_hub.encoder import build_student
@@ -28,9 +24,9 @@ from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import MOCO_V2
 from tests.training.golden_numbers import agree, read
+from tests.training.two_processes import run_in_two
 
 STUDENT = "test_efficientnet"  # timm's smallest, for tests
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 
 
@@ -347,43 +343,19 @@ def _gradients(name, first, last, wrap=lambda method: method):
     return {n: p.grad for n, p in method.named_parameters() if p.requires_grad}
 
 
-def _one_of_two(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def one_of_two(rank, folder):
     wrap = torch.nn.parallel.DistributedDataParallel
     found = {name: _gradients(name, 4 * rank, 4 * rank + 4, wrap) for name in SHARED}
     if rank == 0:
         torch.save(found, folder / "gradients.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_two_processes_learn_what_one_would(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # In a process of its own: one that has run a backward pass must not fork.
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two(__file__, tmp_path)
     found = torch.load(tmp_path / "gradients.pt")
     for name in SHARED:
         alone = _gradients(name, 0, 8)
         for key, grad in alone.items():
             largest = grad.abs().max().item()
             torch.testing.assert_close(found[name][key], grad, rtol=1e-6, atol=1e-9 * largest + 1e-15)
-
-
-if __name__ == "__main__":
-    processes = [
-        torch.multiprocessing.get_context("fork").Process(target=_one_of_two, args=(rank, Path(sys.argv[1])))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode or 0) for process in processes))
