@@ -33,18 +33,16 @@ def state_of(
 
 
 def random_state() -> dict[str, Any]:
-    """Of torch's global generators."""
-    return {
-        "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+    """Of torch's global generators: the CPU's and this process's own GPU's; the others belong to other processes."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"random": torch.get_rng_state(), "cuda_random": cuda}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Undo what was drawn since :func:`random_state`."""
     torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and state["cuda_random"]:
-        torch.cuda.set_rng_state_all(state["cuda_random"])
+    if torch.cuda.is_available() and state["cuda_random"] is not None:
+        torch.cuda.set_rng_state(state["cuda_random"])
 
 
 def restore(
