@@ -122,6 +122,15 @@ def choose_share(images: Images, share: float, seed: int) -> Images:
     return images.subset(np.sort(np.concatenate(chosen)))
 
 
+def hide_labels(images: Images, share: float, seed: int) -> Images:
+    """The same images; those that :func:`choose_share` does not choose have the label -1."""
+    seen = images.subset(np.arange(len(images)))
+    if images.labels is not None:
+        chosen = choose_share(images, share, seed).original_index
+        seen.labels = np.where(np.isin(images.original_index, chosen), images.labels, -1)
+    return seen
+
+
 def _fingerprint(store: Store, original_index: np.ndarray) -> str:
     if len(original_index) == len(store) and np.array_equal(original_index, np.arange(len(store))):
         return store.fingerprint

@@ -89,9 +89,10 @@ def _tiles(run: RunRecord) -> str:
     tiles: list[tuple[str, str, str]] = []
     if shown:
         names = [("agreement", "Agreement", "{:.1%}"), ("cosine", "Cosine to the teacher", "{:.3f}")]
-        if shown["agreement"] is None:
+        if shown["agreement"] is None and shown.get("accuracy") is None:
             names = [("view_retrieval", "View retrieval", "{:.1%}")]
         names += [
+            ("accuracy", "Accuracy", "{:.1%}"),
             ("effective_rank", "Effective rank", "{:.0f}"),
             ("knn", "k-NN, labels only shown", "{:.1f}%"),
         ]
@@ -131,7 +132,8 @@ def _curves(run: RunRecord) -> str:
         ("cosine", "to the teacher's embedding", ""),
         ("effective_rank", "dimensions in use; a fall to a few is a collapse", ""),
         ("view_retrieval", "share found again from another view", "%"),
-        ("knn", "accuracy in percent on the labels, which training never sees", ""),
+        ("accuracy", "share of held-out images that get their class", "%"),
+        ("knn", "accuracy in percent on the labels of held-out images", ""),
     ]
     for key, meaning, unit in wanted:
         points = [(look["images"], look[key]) for look in run.looks if look.get(key) is not None]
@@ -178,8 +180,10 @@ def _what_they_mean(run: RunRecord) -> str:
         )
     parts.append("View retrieval: share of images found again among all from another view.")
     parts.append("Effective rank: how many dimensions the features spread over.")
+    if any(look.get("accuracy") is not None for look in run.looks):
+        parts.append("Accuracy: share of held-out images whose class its own scores name; never used for selection.")
     if any(look.get("knn") is not None for look in run.looks):
-        parts.append("k-NN: leave-one-out accuracy on the labels, never used for training or selection.")
+        parts.append("k-NN: leave-one-out accuracy on the labels of held-out images, never used for training or selection.")
     return " ".join(parts)
 
 

@@ -91,10 +91,12 @@ class RunRecord:
 
 
 def headline_metric(look: dict[str, Any]) -> tuple[str, str]:
-    """(name, meaning) of what ``best/`` follows: agreement if there is a teacher, else view retrieval."""
-    if look["agreement"] is None:
-        return "view_retrieval", "of held-out images are found again from another view"
-    return "agreement", "of the teacher's nearest neighbours are also the student's"
+    """(name, meaning) of the number that tells: agreement if there is a teacher, else accuracy or view retrieval."""
+    if look["agreement"] is not None:
+        return "agreement", "of the teacher's nearest neighbours are also the student's"
+    if look.get("accuracy") is not None:
+        return "accuracy", "of held-out images get their class"
+    return "view_retrieval", "of held-out images are found again from another view"
 
 
 def read_run(path: Path) -> RunRecord:

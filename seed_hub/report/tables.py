@@ -23,6 +23,7 @@ def looks_table(run: RunRecord) -> str:
         "cosine": ("Cosine", "{:.3f}"),
         "view_retrieval": ("View retrieval", "{:.1%}"),
         "effective_rank": ("Effective rank", "{:.1f}"),
+        "accuracy": ("Accuracy", "{:.1%}"),
         "knn": ("k-NN", "{:.1f}%"),
     }
     used = [key for key in columns if any(look.get(key) is not None for look in run.looks)]

@@ -46,7 +46,7 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
         if not math.isfinite(value) or (value <= 0 if above else value < 0 and name != "workers"):
             wanted = "above 0" if above else "0 or more"
             raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")
-    for name in ("crop_min", "flip", "share"):
+    for name in ("crop_min", "flip", "share", "label_share"):
         value = getattr(settings, name)
         if value > 1 or (value == 0 and name != "flip"):
             least = "" if name == "flip" else "above 0 and "
@@ -105,16 +105,16 @@ def need_stages(reads: frozenset[str], shapes: Shapes, settings: RunSettings, wh
         )
 
 
-def classes(reads: frozenset[str], images: Images, settings: RunSettings) -> int:
-    """How many classes the labels name; 0 for methods that do not ask."""
+def known_labels(reads: frozenset[str], images: Images, settings: RunSettings) -> torch.Tensor | None:
+    """The images' labels; None for methods that do not ask."""
     if "labels" not in reads:
-        return 0
-    if images.labels is None:
+        return None
+    if images.labels is None or images.labels.max() < 0:
         raise SeedHubError(
             f'The method "{settings.method}" learns from labels and {settings.data} has none: put the images into one '
             "folder per class, or use a method without labels, such as --method seed."
         )
-    return int(torch.as_tensor(images.labels).max()) + 1
+    return torch.as_tensor(images.labels)
 
 
 def shapes_of(network: Encoder | Frozen, size: int, what: str, flag: str) -> Shapes:

@@ -127,7 +127,9 @@ class LabelledDistillation(Method):
             return terms
         logits = self.classifier(pooled)  # [B, C]
         if self.settings.ce_weight:
-            terms["ce"] = cross_entropy(logits.float(), batch.labels)
+            # A sum over those with a label, as SimCLR v2's: an image without one adds nothing.
+            known = cross_entropy(logits.float(), batch.labels, ignore_index=-1, reduction="sum")
+            terms["ce"] = known / len(logits)
         if self.settings.kd_weight:
             scores = batch.teacher[0].logits
             assert scores is not None, (

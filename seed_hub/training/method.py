@@ -68,6 +68,8 @@ class Task:
     classes: int
     """of the labels, for methods that ask for them; 0 without"""
     seed: int
+    labels: Tensor | None = None
+    """``[N]`` int64, by ``Batch.index``, -1 where there is none; for methods that ask for them"""
     start_head: nn.Sequential | None = None
     """projection head of the run that the student starts from"""
 
@@ -93,6 +95,8 @@ class Method(nn.Module):
     """several teachers may be given"""
     head: nn.Sequential | None
     """the student's projection head; saved beside the student, never inside it"""
+    needs_labels: ClassVar[bool] = False
+    """an image without a label teaches it nothing, and is left out"""
     head_gives_classes: ClassVar[bool] = False
     """the head's outputs are class scores: who learns from this student finds them in ``Features.logits``"""
     step: int = 0

@@ -68,7 +68,8 @@ class Look:
     """One look at the held-out images."""
 
     score: float
-    """what ``best/`` follows: agreement if there is a teacher, else view retrieval"""
+    """what ``best/`` follows: agreement if there is a teacher, else view retrieval; of a classifier that is trained on
+    labels the share of the run, so that its last look is the best: held-out labels choose nothing"""
     agreement: float | None
     """top-10 neighbour overlap of the student's pooled features with the teacher's embedding"""
     cosine: float | None
@@ -79,6 +80,8 @@ class Look:
     """of the pooled features"""
     knn: float | None
     """leave-one-out k-NN accuracy in percent (k = 10), where labels exist; shown, never used"""
+    accuracy: float | None = None
+    """share of images whose class its own class scores name, where it gives them and labels exist; shown, never used"""
 
 
 class Monitor:
@@ -139,21 +142,26 @@ class Monitor:
             raise SeedHubError(
                 "The student's features are not finite numbers: lower --lr, or add --clip 1, and start again."
             )
-        agreement = cosine = knn = None
+        agreement = cosine = knn = accuracy = None
         if self.teacher is not None:
             agreement = neighbour_overlap(pooled, self.teacher)
-            if embedding.shape == self.teacher.shape:
+            if embedding.shape == self.teacher.shape and not method.head_gives_classes:
                 cosine = cosine_similarity(embedding, self.teacher).mean().item()
         if self.labels is not None:
-            knn = _leave_one_out(pooled, torch.as_tensor(self.labels))
+            labels = torch.as_tensor(self.labels)
+            knn = _leave_one_out(pooled, labels)
+            if method.head_gives_classes:
+                accuracy = (embedding.argmax(dim=1) == labels).float().mean().item()
         found = view_retrieval(other, pooled)
+        alone = method.progress if method.head_gives_classes else found
         return Look(
-            score=found if agreement is None else agreement,
+            score=alone if agreement is None else agreement,
             agreement=agreement,
             cosine=cosine,
             view_retrieval=found,
             effective_rank=effective_rank(pooled),
             knn=knn,
+            accuracy=accuracy,
         )
 
 
@@ -177,22 +185,21 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
 def verdict(first: Look, best: Look, n: int) -> str:
     """One sentence: did it work, against the untrained student?"""
     rank = f"effective rank {first.effective_rank:.0f} -> {best.effective_rank:.0f}"
-    if best.agreement is None:
-        gain, what = (
-            best.view_retrieval - first.view_retrieval,
-            "of held-out images are found again from another view",
-        )
-        before, now, chance = first.view_retrieval, best.view_retrieval, 1 / n
-        enough = now > 1.5 * before and gain > 0.05
+    known = f", chance {1 / n:.1%}"
+    if best.agreement is not None and first.agreement is not None:
+        before, now = first.agreement, best.agreement
+        what = f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's"
+        known = f", chance {min(1.0, NEIGHBOURS / (n - 1)):.1%}"
+    elif best.accuracy is not None and first.accuracy is not None:
+        before, now, what, known = first.accuracy, best.accuracy, "of held-out images get their class", ""
     else:
-        assert first.agreement is not None
-        gain, what = (
-            best.agreement - first.agreement,
-            f"of the teacher's {NEIGHBOURS} nearest neighbours are also the student's",
-        )
-        before, now, chance = first.agreement, best.agreement, min(1.0, NEIGHBOURS / (n - 1))
-        enough = now > 1.5 * before and gain > 0.05
-    numbers = f"{now:.1%} {what} (untrained {before:.1%}, chance {chance:.1%}), {rank}"
+        before, now = first.view_retrieval, best.view_retrieval
+        what = "of held-out images are found again from another view"
+    gain = now - before
+    enough = now > 1.5 * before and gain > 0.05
+    numbers = f"{now:.1%} {what} (untrained {before:.1%}{known}), {rank}"
+    if best.agreement is not None and best.accuracy is not None:
+        numbers += f", {best.accuracy:.1%} of held-out images get their class"
     if best.effective_rank < 0.3 * first.effective_rank and best.effective_rank < 8:
         return f"COLLAPSED: {numbers}. The embedding lost its dimensions: lower the learning rate or use more negatives."
     if enough:

@@ -101,6 +101,8 @@ class Progress:
         if look.agreement is not None:
             cosine = [] if look.cosine is None else [f"cosine {look.cosine:.3f}"]
             parts = [f"agreement with the teacher {look.agreement:.1%}", *cosine, *parts]
+        if look.accuracy is not None:
+            parts.append(f"accuracy {look.accuracy:.1%} (labels only shown)")
         if look.knn is not None:
             parts.append(f"k-NN {look.knn:.1f} % (labels only shown)")
         self.say(f"step {step}/{self.steps}  {name and name + ', '}held out: " + "  ".join(parts))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from seed_hub.data import Images, choose_share, open_images, split_held_out
+from seed_hub.data import Images, choose_share, hide_labels, open_images, split_held_out
 from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import start_from
@@ -19,7 +20,7 @@ from seed_hub.training.checks import (
     check_batch,
     check_settings,
     check_together,
-    classes,
+    known_labels,
     need_stages,
     resolve_method_settings,
     shapes_of,
@@ -84,13 +85,14 @@ def run_together(
             folder.check(resume=resume, overwrite=overwrite)
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
-        images, held_out = _images(settings, progress)
+        images, held_out = _images(settings, progress, only_labelled=cls.needs_labels)
     teachers = _teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
-    labelled = classes(reads, images, settings)
+    labels = known_labels(reads, images, settings)
+    classes = 0 if labels is None else int(labels.max()) + 1
     pupils = []
     for each, folder, (student, start_head, shapes, random) in zip(runs, folders, students, strict=True):
-        task = Task(shapes, taught, len(images), labelled, settings.seed, start_head)
+        task = Task(shapes, taught, len(images), classes, settings.seed, labels, start_head)
         set_random_state(random)
         pupils.append(Pupil(cls(student.train(), own, task), each, folder))
     if accelerator.is_main_process:
@@ -143,12 +145,18 @@ def _summary(settings: RunSettings, images: Images, held_out: Images, accelerato
     )
 
 
-def _images(settings: RunSettings, progress: Callable[[int, int], None] | None) -> tuple[Images, Images]:
+def _images(
+    settings: RunSettings, progress: Callable[[int, int], None] | None, *, only_labelled: bool
+) -> tuple[Images, Images]:
     """(training images, held-out images)."""
     images = open_images(
         settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress
     )
     training, held_out = split_held_out(images, settings.held_out, settings.seed)
+    if settings.label_share < 1:
+        training = hide_labels(training, settings.label_share, settings.seed)
+    if only_labelled and training.labels is not None and training.labels.max() >= 0:
+        training = training.subset(np.flatnonzero(training.labels >= 0))
     if settings.share < 1:
         training = choose_share(training, settings.share, settings.seed)
     if len(held_out) < 2:

@@ -19,6 +19,8 @@ class RunSettings:
     """a run or model folder whose weights the student starts from; empty: from scratch"""
     share: float = 1.0
     """share of the images to train on, chosen by --seed, as much of every class where there are labels"""
+    label_share: float = 1.0
+    """share of the images whose labels a method may learn from, chosen as --share is; the others count as unlabelled"""
     method: str = "seed"
     """how to train it"""
     teacher: str = ""

@@ -236,16 +236,16 @@ def test_negatives_are_uniform():
 
 
 def test_with_labels_negatives_are_of_other_classes_where_classes_are_known():
-    known = torch.arange(40) % 4
+    labels = torch.arange(40) % 4
     index = torch.arange(0, 40, 3)
-    drawn = draw_negatives(index, 40, 30, seed=0, step=0, labels=known[index], known=known)
-    assert (known[drawn] != known[index][:, None]).all()
+    drawn = draw_negatives(index, 40, 30, seed=0, step=0, labels=labels)
+    assert (labels[drawn] != labels[index][:, None]).all()
     assert all(len(set(row)) == 30 for row in drawn.tolist())
     unknown = torch.full((40,), -1)
-    free = draw_negatives(index, 40, 39, seed=0, step=0, labels=known[index], known=unknown)
+    free = draw_negatives(index, 40, 39, seed=0, step=0, labels=unknown)
     assert (free != index[:, None]).all()
     with pytest.raises(SeedHubError, match="only 30 images of other classes.*--negatives 30 or less"):
-        draw_negatives(index, 40, 31, seed=0, step=0, labels=known[index], known=known)
+        draw_negatives(index, 40, 31, seed=0, step=0, labels=labels)
 
 
 # The method.
@@ -262,10 +262,10 @@ class _Student(nn.Module):
         return Features(self.layer(pixels.flatten(1)))
 
 
-def _method(**settings):
+def _method(labels=None, **settings):
     torch.manual_seed(0)
     shapes = Shapes(pooled=5, embedding=5, classes=3, stages=())
-    task = Task(shapes, (shapes,), images=20, classes=3, seed=0)
+    task = Task(shapes, (shapes,), images=20, classes=3, seed=0, labels=labels)
     return Crd(_Student(), Settings(negatives=10, embedding_width=4, **settings), task)
 
 
@@ -276,15 +276,13 @@ def _batch(index):
     return Batch([torch.rand(4, 3, 2, 2, generator=generator)], index, [[said]], index % 3)
 
 
-def test_classes_are_learnt_as_images_are_seen():
-    method = _method(ce_weight=1.0)
-    for images in ([0, 5, 7, 9], [1, 2, 3, 4]):
-        outputs = method(_batch(images))
-        method.after_step({k: v.detach() for k, v in outputs.items() if v.ndim})
-    seen = torch.tensor([0, 5, 7, 9, 1, 2, 3, 4])
-    assert torch.equal(method.known[seen], seen % 3)
-    assert (method.known == -1).sum() == 12
-    assert "known" not in _method().state_dict()
+def test_labels_are_the_datas_and_are_not_saved():
+    labels = torch.arange(20) % 3
+    with_labels, without = _method(labels, ce_weight=1.0), _method()
+    batch = _batch([0, 5, 7, 9])
+    assert with_labels(batch)["feature"] != without(batch)["feature"]
+    assert with_labels.memory.state_dict().keys() == without.memory.state_dict().keys()
+    assert "labels" not in with_labels.state_dict()
 
 
 def test_a_resumed_run_draws_and_scores_the_same():

@@ -10,8 +10,7 @@ memories with one embedding per image of the data: v_0 the image's own, as it wa
 other images'. Z is N times the mean exponential of the first batch, one per memory, and stays.
 
 Where we differ from the released code: the default needs no labels, and any other image is a negative; with labels
-(`ce_weight` above 0) only images of other classes are, as there, but a class is known only once the image was seen: until
-then its row is random, and as good a negative as any. The negatives of a step are windows of one permutation, each image's
+(`ce_weight` above 0) only images of other classes are, as there, and those of no known class. The negatives of a step are windows of one permutation, each image's
 at a place of its own: uniform for each image, not independent between images.
 
 Legend: B batch, D embedding width, N images, K negatives.
@@ -60,14 +59,13 @@ def draw_negatives(
     seed: int,
     step: int,
     labels: Tensor | None = None,
-    known: Tensor | None = None,
 ) -> Tensor:
     """``[B, K]``: for each image K others, none twice, uniform; a function of (seed, step, image).
 
     Args:
         index: ``[B]``, the images.
         n_data: N > K.
-        labels, known: ``[B]`` the images' classes and ``[N]`` everyone's, -1 where unknown: then none of its own class.
+        labels: ``[N]``, every image's class, -1 where unknown: then none of its own class.
 
     Raises:
         SeedHubError: there are fewer than K images of other classes.
@@ -77,13 +75,14 @@ def draw_negatives(
     order = torch.from_numpy(rng.permutation(n_data)).to(index.device)
     start = torch.from_numpy(rng.integers(n_data, size=n_data)).to(index.device)[index]
     window = negatives + 1  # it may hold the image itself
-    if known is not None:
-        window += int(torch.bincount(known + 1, minlength=2)[1:].max())  # and all of its class. CPU-GPU sync
+    if labels is not None:
+        window += int(torch.bincount(labels + 1, minlength=2)[1:].max())  # and all of its class. CPU-GPU sync
     places = torch.arange(min(window, n_data), device=index.device)
     others = order[(start[:, None] + places) % n_data]  # [B, window]
     allowed = others != index[:, None]
-    if known is not None and labels is not None:
-        allowed &= known[others] != labels[:, None]
+    if labels is not None:
+        own = labels[index][:, None]
+        allowed &= (labels[others] != own) | (own < 0)
         fewest = int(allowed.sum(dim=1).min())  # CPU-GPU sync
         if fewest < negatives:
             raise SeedHubError(
@@ -198,7 +197,7 @@ class Crd(LabelledDistillation):
     """Student and teacher, each against a memory of the other."""
 
     Settings = Settings
-    known: Tensor
+    labels: Tensor | None
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
@@ -208,8 +207,7 @@ class Crd(LabelledDistillation):
         self.memory = CrdMemory(
             task.images, width, settings.negatives, settings.temperature, settings.memory_momentum
         )
-        if settings.ce_weight:
-            self.register_buffer("known", torch.full((task.images,), -1))
+        self.register_buffer("labels", task.labels, persistent=False)
 
     def compare(self, student: Features, batch: Batch) -> dict[str, Tensor]:
         z_s = normalize(self.project(student.pooled).float(), dim=1)  # [B, D]
@@ -220,15 +218,12 @@ class Crd(LabelledDistillation):
             self.memory.negatives,
             seed=self.task.seed,
             step=self.step,
-            labels=batch.labels,
-            known=self.known if self.settings.ce_weight else None,
+            labels=self.labels,
         )
         contrast = torch.cat([batch.index[:, None], others], dim=1)  # [B, 1 + K]
         loss = self.memory.loss(z_s, z_t, batch.index, contrast)
-        return {"feature": loss, "z_s": z_s, "z_t": z_t, "index": batch.index, "labels": batch.labels}
+        return {"feature": loss, "z_s": z_s, "z_t": z_t, "index": batch.index}
 
     @torch.no_grad()
     def after_step(self, outputs: dict[str, Tensor]) -> None:
         self.memory.update(outputs["z_s"], outputs["z_t"], outputs["index"])
-        if self.settings.ce_weight:
-            self.known[gather(outputs["index"])] = gather(outputs["labels"])

@@ -3,7 +3,7 @@
     logits = W relu(bn(W_1 h))          h: pooled features; W_1, bn: the first layer of the head the student starts with
     loss   = cross-entropy, mean over the batch
 
-The whole network is trained, from `--start` and on `--share` of the images. With few labels the first layer of the
+The whole network is trained, from `--start` and on `--share` of the images, those that have a label. With few labels the first layer of the
 projection head stays (`kept_layers` 1); with all of them the paper drops the head (0). W starts at zero.
 
 Where we differ: batch norm's statistics are each process's own.
@@ -42,6 +42,7 @@ class Finetune(Method):
 
     Settings = Settings
     needs_teacher = False
+    needs_labels = True
     head_gives_classes = True
     head: nn.Sequential
 

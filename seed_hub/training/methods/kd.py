@@ -2,8 +2,9 @@
 
     loss = kd_weight T^2 KL(softmax(t / T) || softmax(s / T)) + ce_weight CE(y, s)
 
-s are the scores of a linear classifier on the student, which does not ship; t those of a teacher with a classifier, which
-may know its classes from few labels: with T = 1 and no labels this is the last stage of SimCLR v2.
+s are the scores of a linear classifier on the student, t those of a teacher with a classifier, which may know its classes
+from few labels: with T = 1 and no labels this is the last stage of SimCLR v2 (`seed-hub simclr2` runs all three). The
+classifier is saved beside the student, which can then be a teacher of class scores itself.
 
 Where we differ from the CRD paper's benchmark: the default needs no labels (there: 0.9 and 0.1, preset ``benchmark``).
 """
@@ -11,12 +12,13 @@ Where we differ from the CRD paper's benchmark: the default needs no labels (the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from seed_hub.encoder import Features
+from seed_hub.encoder import Encoder, Features
 from seed_hub.training.labelled import LabelledDistillation, kd_loss
-from seed_hub.training.method import Batch
+from seed_hub.training.method import Batch, Task
 from seed_hub.training.methods.ab import ab_loss
 from seed_hub.training.methods.at import at_loss
 from seed_hub.training.methods.cc import cc_loss
@@ -65,6 +67,12 @@ class Kd(LabelledDistillation):
     """The student's class scores against the teacher's, and nothing else of either."""
 
     Settings = Settings
+    head_gives_classes = True
+
+    def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
+        super().__init__(student, settings, task)
+        assert self.classifier is not None  # one of the weights is above 0
+        self.head = nn.Sequential(self.classifier)
 
     def compare(self, student: Features, batch: Batch) -> dict[str, Tensor]:
         return {}
