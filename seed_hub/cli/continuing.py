@@ -57,16 +57,20 @@ def continued(
     known = {option.name for option in read_settings(TRAINING / "settings.py", "RunSettings").options}
     for key, value in {**preset, **given}.items():
         was = own.get(key) if key in {option.name for option in declared.options} else stored.get(key)
-        if key in MAY_CHANGE or _agree(key, was, value):
-            continue
-        flag = "--" + key.replace("_", "-")
-        raise SeedHubError(
-            f"The run in {given['out']} was started with {flag} {was}, not {value}: leave out {flag} to continue it, "
-            "or name another --out for a new run."
-        )
+        check_agrees(given["out"], key, was, value)
     changed = {key: given[key] for key in MAY_CHANGE if key in given}
     values = {key: value for key, value in stored.items() if key in known} | changed
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}, own
+
+
+def check_agrees(out: str, key: str, was: Any, value: Any) -> None:
+    """What is given again must be what the run in ``out`` was started with, unless it may change."""
+    if key not in MAY_CHANGE and not _agree(key, was, value):
+        flag = "--" + key.replace("_", "-")
+        raise SeedHubError(
+            f"The run in {out} was started with {flag} {was}, not {value}: leave out {flag} to continue it, "
+            "or name another --out for a new run."
+        )
 
 
 def _agree(key: str, was: Any, value: Any) -> bool:

@@ -181,9 +181,13 @@ def _what_they_mean(run: RunRecord) -> str:
     parts.append("View retrieval: share of images found again among all from another view.")
     parts.append("Effective rank: how many dimensions the features spread over.")
     if any(look.get("accuracy") is not None for look in run.looks):
-        parts.append("Accuracy: share of held-out images whose class its own scores name; never used for selection.")
+        parts.append(
+            "Accuracy: share of held-out images whose class its own scores name; never used for selection."
+        )
     if any(look.get("knn") is not None for look in run.looks):
-        parts.append("k-NN: leave-one-out accuracy on the labels of held-out images, never used for training or selection.")
+        parts.append(
+            "k-NN: leave-one-out accuracy on the labels of held-out images, never used for training or selection."
+        )
     return " ".join(parts)
 
 

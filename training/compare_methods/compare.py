@@ -42,15 +42,15 @@ def main() -> None:
 
 
 def arguments(text: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--data", required=True, type=Path, help="Tiny-ImageNet-200 as parquet files")
     parser.add_argument("--teacher", required=True, help="for the methods that take one")
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
     parser.add_argument("--images", type=int, default=24_000, help="images seen by every student")
-    parser.add_argument("--results", type=Path, default=Path("eval/results"), help="folder of the .jsonl files")
+    parser.add_argument(
+        "--results", type=Path, default=Path("eval/results"), help="folder of the .jsonl files"
+    )
     parser.add_argument("--only", nargs="*", help="these rows")
     args = parser.parse_args()
     args.results.mkdir(parents=True, exist_ok=True)

@@ -61,8 +61,7 @@ LABEL_FREE = [
     Row(
         "seed",
         "seed_small_patch",
-        QUEUE
-        | {"--student-temperature": "0.07", "--teacher-temperature": "0.04", "--preset": "small-patch"},
+        QUEUE | {"--student-temperature": "0.07", "--teacher-temperature": "0.04", "--preset": "small-patch"},
     ),
     Row("esvit", flags={"--out-dim": "4096", "--first-momentum": "0.99"}, teacher=False),
 ]
