@@ -21,7 +21,11 @@ def build_optimizer(method: nn.Module, settings: RunSettings) -> torch.optim.Opt
     trained = [p for p in method.parameters() if p.requires_grad]
     lr = peak_lr(settings)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay, fused=True)
+        sgd = torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=settings.weight_decay, fused=True)
+        for weight in trained:
+            # torch's fused step fails where a weight has its first gradient after others have had theirs.
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return sgd
     decayed = [p for p in trained if p.ndim > 1]
     exempt = [p for p in trained if p.ndim <= 1]
     groups = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from dataclasses import fields
 
 import pytest
@@ -20,7 +19,6 @@ from seed_hub.training.methods import kd, method_class
 from seed_hub.training.methods.vid import vid_regressor
 from seed_hub.training.views import MOCO_V2
 from tests.training.golden_numbers import agree, read, sines
-from tests.training.two_processes import run_in_two
 
 MAPS = ("fitnet", "at", "vid", "ft", "nst", "ab", "fsp")
 RELATIONS = ("sp", "rkd", "pkt", "cc")
@@ -446,45 +444,3 @@ def test_the_paraphraser_is_trained_first_and_stays_as_it_is():
         assert all(moved) if step == 0 else not any(moved)
         assert any(p.grad.any() for p in method.translator.parameters()) == (step == 1)
         assert all(p.grad is not None for p in method.student.parameters())
-
-
-# Two processes learn what one would.
-
-SHARED = {name: {} for name in RELATIONS} | {"crd": {"ce_weight": 1.0, "negatives": 10}}
-
-
-def _learnt(name, first, last, wrap=lambda method: method):
-    """Gradients of a second step on the same weights, and what is kept after it."""
-    method = _make(name, **SHARED[name])
-    wrapped = wrap(method)
-    for step in range(2):
-        method.step, method.steps = step, 2
-        method.zero_grad(set_to_none=True)
-        outputs = wrapped(_batch(first, last))
-        outputs["loss"].backward()
-        method.after_step({k: v.detach() for k, v in outputs.items() if v.ndim})
-    kept = dict(method.named_buffers())
-    if name == "crd":
-        kept["log Z"] = torch.tensor(method.memory.z).log()
-    return {n: p.grad for n, p in method.named_parameters()}, kept
-
-
-def one_of_two(rank, folder):
-    def wrap(method):
-        return nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
-
-    found = {name: _learnt(name, 4 * rank, 4 * rank + 4, wrap) for name in SHARED}
-    torch.save(found, folder / f"{rank}.pt")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_two_processes_learn_what_one_would(tmp_path):
-    run_in_two(__file__, tmp_path)
-    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for name in SHARED:
-        for alone, *found in zip(_learnt(name, 0, 8), *(each[name] for each in both), strict=True):
-            # Against the largest of all: some gradients are zero but for rounding.
-            scale = max((value.abs().max() for value in alone.values()), default=1)
-            for key, value in alone.items():
-                for each in found:
-                    torch.testing.assert_close(each[key] / scale, value / scale, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch.nn.functional import cosine_similarity
 from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import load_model_folder
-from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import method_class
 from seed_hub.training.methods.dogo import peer_kl
@@ -24,7 +22,6 @@ from seed_hub.training.run import run
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import MOCO_V2
 from tests.training.golden_numbers import agree, read
-from tests.training.two_processes import run_in_two
 
 STUDENT = "test_efficientnet"  # timm's smallest, for tests
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -324,38 +321,3 @@ def test_lars_spares_biases_and_norms_and_continues_from_its_state():
     step(other, continued)
     for a, b in zip(module.parameters(), other.parameters(), strict=True):
         assert a.isfinite().all() and torch.equal(a, b)
-
-
-# Two processes, in eval mode: batch norm's statistics are each process's own, all else is shared.
-
-SHARED = {"simclr": {"memory": 5}, "dogo": {"peer_base": "simsiam"}}
-
-
-def _gradients(name, first, last, wrap=lambda method: method):
-    method = _make(name, **SHARED[name]).double().eval()
-    for queue in (module for module in method.modules() if isinstance(module, FeatureQueue)):
-        queue.rows.copy_(_u(1, queue.rows.shape))
-        queue.set_extra_state({"next": 0, "count": queue.size})
-    batch = _batch(method)
-    views = [view[first:last].double() for view in batch.views]
-    wrapped = wrap(method)  # which must live until the gradients are averaged
-    wrapped(Batch(views, batch.index[first:last], [], batch.labels[first:last]))["loss"].backward()
-    return {n: p.grad for n, p in method.named_parameters() if p.requires_grad}
-
-
-def one_of_two(rank, folder):
-    wrap = torch.nn.parallel.DistributedDataParallel
-    found = {name: _gradients(name, 4 * rank, 4 * rank + 4, wrap) for name in SHARED}
-    if rank == 0:
-        torch.save(found, folder / "gradients.pt")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_two_processes_learn_what_one_would(tmp_path):
-    run_in_two(__file__, tmp_path)
-    found = torch.load(tmp_path / "gradients.pt")
-    for name in SHARED:
-        alone = _gradients(name, 0, 8)
-        for key, grad in alone.items():
-            largest = grad.abs().max().item()
-            torch.testing.assert_close(found[name][key], grad, rtol=1e-6, atol=1e-9 * largest + 1e-15)
