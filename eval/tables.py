@@ -1,6 +1,6 @@
 """Write the tables of the Markdown files from ``eval/results/*.jsonl``; no number is typed by hand.
 
-    python eval/tables.py                  rewrite README.md, eval/README.md and the model cards
+    python eval/tables.py                  rewrite README.md, eval/README.md, docs/ and the model cards
     python eval/tables.py --check          change nothing; exit with 1 if a table is not what the results say
     python eval/tables.py notes.md         these files instead
 
@@ -11,6 +11,9 @@ the last time.
 
 Between ``<!-- gaps:NAME STUDENT/ALONE/TEACHER ... -->`` and ``<!-- /gaps -->`` stands, for each such triple of models,
 how much of the gap from ALONE to TEACHER the STUDENT closes.
+
+Between ``<!-- methods:NAME -->`` and ``<!-- /methods -->`` the methods of ``NAME.jsonl`` are compared, the best first, with
+what each costs by ``methods_cost.jsonl``.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
+from eval.compared import methods_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.record import HOW_FAST, identity, results  # noqa: E402
 
 RESULTS = ROOT / "eval" / "results"
 _BLOCK = re.compile(r"^(<!-- results:([\w.-]+) -->\n)(.*?)^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
 _GAPS = re.compile(r"^(<!-- gaps:([\w.-]+) ([^\n]+) -->\n)(.*?)^(<!-- /gaps -->)$", re.DOTALL | re.MULTILINE)
+_METHODS = re.compile(r"^(<!-- methods:([\w.-]+) -->\n)(.*?)^(<!-- /methods -->)$", re.DOTALL | re.MULTILINE)
+COSTS = "methods_cost.jsonl"
 _FACTS = {"method": "method", "teacher": "teacher", "images_seen": "images seen", "hours": "training, h"}
 # May differ between the rows or trials of one table; any other setting must be the same in a column.
 _FREE = {*HOW_FAST, "size", "seed", "trials", "k"}
@@ -46,7 +52,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only tell whether a table is out of date")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the .jsonl files")
     args = parser.parse_args(words)
-    files = args.files or [ROOT / "README.md", ROOT / "eval/README.md", *ROOT.glob("model_cards/*/README.md")]
+    pages = [ROOT / "README.md", ROOT / "eval/README.md", *ROOT.glob("docs/*.md")]
+    files = args.files or [*pages, *ROOT.glob("model_cards/*/README.md")]
     stale = 0
     try:
         for file in files:
@@ -95,7 +102,12 @@ def regenerate(text: str, folder: Path, where: str = "the text") -> str:
         said = [_gap(lines, *triple.split("/")) for triple in match[3].split()]
         return match[1] + "".join(f"- {sentence}\n" for sentence in said) + match[5]
 
-    return _GAPS.sub(gap_block, _BLOCK.sub(block, text))
+    def methods_block(match: re.Match[str]) -> str:
+        lines = results(folder / f"{match[2]}.jsonl")
+        table = methods_table(lines, results(folder / COSTS))
+        return f"{match[1]}{table}\n\n{_caption(lines, _images(lines[0], 'train'), _images(lines[0], 'test'))}\n{match[4]}"
+
+    return _METHODS.sub(methods_block, _GAPS.sub(gap_block, _BLOCK.sub(block, text)))
 
 
 def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:

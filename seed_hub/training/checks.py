@@ -16,6 +16,7 @@ from seed_hub.errors import SeedHubError, nearest
 from seed_hub.training.method import Method, Shapes
 from seed_hub.training.optimization import peak_lr
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.views import whole_view
 
 
 def check_settings(cls: type[Method], settings: RunSettings) -> None:
@@ -35,7 +36,7 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
         )
     if settings.more_teachers and not cls.takes_teachers:
         raise SeedHubError(
-            f'The method "{settings.method}" learns from one teacher: give --teacher once, or use --method seed.'
+            f'The method "{settings.method}" learns from one teacher: give --teacher once, or use --method seed or simreg.'
         )
     if len({settings.teacher, *settings.more_teachers}) < 1 + len(settings.more_teachers):
         raise SeedHubError("The same teacher is given twice: name each once.")
@@ -43,7 +44,8 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
         above = name in ("size", "batch_size", "accumulate", "epochs")
-        if not math.isfinite(value) or (value <= 0 if above else value < 0 and name != "workers"):
+        free = name == "workers" or (name == "weight_decay_end" and value == -1)
+        if not math.isfinite(value) or (value <= 0 if above else value < 0 and not free):
             wanted = "above 0" if above else "0 or more"
             raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}.")
     for name in ("crop_min", "flip", "share", "label_share"):
@@ -82,7 +84,22 @@ def resolve_method_settings(cls: type[Method], name: str, overrides: dict[str, A
         )  # 0 where it means "choose for me"
         if least is not None and value < least:
             raise SeedHubError(f"--{key.replace('_', '-')} is {value}: it must be at least {least}.")
+        if key.endswith("scale") and not (len(value) == 2 and 0 < value[0] <= value[1] <= 1):
+            raise SeedHubError(
+                f"--{key.replace('_', '-')} is {' '.join(map(str, value))}: it must be two shares of an image's area, least "
+                "and most, above 0 and at most 1."
+            )
     return cls.Settings(**overrides)
+
+
+def check_views(method: Method, settings: RunSettings) -> None:
+    """No crop is larger than the whole view."""
+    largest = max(view.size for view in method.view_settings(whole_view(settings)))
+    if largest > settings.size:
+        raise SeedHubError(
+            f"Crops of {largest} px are larger than the whole view of {settings.size} px: lower --small-size or --local-size, "
+            "or raise --size."
+        )
 
 
 def teacher_shapes(reads: frozenset[str], teacher: Frozen, settings: RunSettings) -> Shapes:

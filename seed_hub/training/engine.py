@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Features, Frozen
 from seed_hub.training.batches import StepBatches
 from seed_hub.training.device import prepare_for_cpu, stop_requests
-from seed_hub.training.method import Batch, Method
+from seed_hub.training.method import Batch
 from seed_hub.training.monitor import Look, enlarge
 from seed_hub.training.optimization import Schedule
 from seed_hub.training.progress import Progress
@@ -28,23 +29,31 @@ class Stopped(Exception):
     """The run was interrupted; everything is saved."""
 
 
-def train(
-    pupils: list[Pupil],
-    images: Images,
-    held_out: Images,
-    teachers: list[Frozen],
-    accelerator: Accelerator,
-    *,
-    stop_at: int | None = None,
-) -> list[Look | None]:
-    """Train the ``pupils`` to the end, or continue from their folders' checkpoints; each one's best look is returned
+@dataclass(frozen=True)
+class Job:
+    """What a loop works with."""
+
+    pupils: list[Pupil]
+    images: Images
+    held_out: Images
+    teachers: list[Frozen]
+    """fill ``batch.teachers``; none for methods that learn alone"""
+    accelerator: Accelerator
+
+    @property
+    def settings(self) -> RunSettings:
+        """The pupils' own differ in ``student`` and ``out`` only."""
+        return self.pupils[0].settings
+
+
+def train(job: Job, *, stop_at: int | None = None) -> list[Look | None]:
+    """Train the pupils to the end, or continue from their folders' checkpoints; each one's best look is returned
     (by the main process; None by the others).
 
     Each batch and what the teachers say of it are made once, and every pupil learns from them; each comes out as it
     would alone. After a kill between two saves, the one that is behind catches up while the others wait.
 
     Args:
-        teachers: fill ``batch.teachers``; none for methods that learn alone.
         stop_at: act at this step as if the user had pressed Ctrl-C (for tests of resume).
 
     Raises:
@@ -52,34 +61,17 @@ def train(
         SeedHubError: the loss is not finite, or a disk is full; the last checkpoint is whole.
     """
     # Build, and resume.
-    settings = pupils[0].settings
-    for teacher in teachers:
-        teacher.to(accelerator.device).to(memory_format=torch.channels_last)
-    for pupil in pupils:
-        if accelerator.device.type == "cpu":
-            prepare_for_cpu(pupil.method)
-        pupil.prepare(accelerator, teachers, held_out, images.fingerprint)
-    schedule = Schedule.of(settings, len(images))
+    schedule = prepare(job)
+    pupils, settings = job.pupils, job.settings
     step = min(pupil.step for pupil in pupils)
 
     # Loop.
-    loader = _loader(pupils[0].method, images, settings, step, schedule.steps, accelerator)
-    progress = Progress(schedule.steps, settings.batch_size, first=step, show=accelerator.is_main_process)
+    show = job.accelerator.is_main_process
+    progress = Progress(schedule.steps, settings.batch_size, first=step, show=show)
     saved = time.monotonic()
     with progress, stop_requests() as stop_requested:
-        for views, index, labels in loader:
-            learning = [pupil for pupil in pupils if pupil.step == step]
-            for pupil in learning:
-                pupil.model.train()
-                pupil.method.step, pupil.method.steps = step, schedule.steps
-            parts = _parts(pupils[0].method, views, index, labels, teachers, settings, accelerator)
-            for number, batch in enumerate(parts, 1):
-                for pupil in learning:
-                    pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)
-            for pupil in learning:
-                pupil.take_step(schedule)
+        for learning in take_steps(job, schedule):
             step += 1
-
             last, stop = step == schedule.steps, stop_requested() or step == stop_at
             if progress.due() or last:
                 _report(learning, progress, step, schedule.lr(step - 1))  # CPU-GPU sync
@@ -102,6 +94,35 @@ def train(
     return [pupil.finish() for pupil in pupils]
 
 
+def prepare(job: Job) -> Schedule:
+    """Everything to its device, and every pupil to where it was."""
+    for teacher in job.teachers:
+        teacher.to(job.accelerator.device).to(memory_format=torch.channels_last)
+    for pupil in job.pupils:
+        if job.accelerator.device.type == "cpu":
+            prepare_for_cpu(pupil.method)
+        pupil.prepare(job.accelerator, job.teachers, job.held_out, job.images.fingerprint)
+    return Schedule.of(job.settings, len(job.images))
+
+
+def take_steps(job: Job, schedule: Schedule) -> Iterator[list[Pupil]]:
+    """Take the steps that are left, one for each ``next``; yields the pupils that took it: all but those ahead."""
+    step, settings = min(pupil.step for pupil in job.pupils), job.settings
+    for views, index, labels in _loader(job, step, schedule.steps):
+        learning = [pupil for pupil in job.pupils if pupil.step == step]
+        for pupil in learning:
+            pupil.model.train()
+            pupil.method.step, pupil.method.steps = step, schedule.steps
+        parts = _parts(job, views, index, labels)
+        for number, batch in enumerate(parts, 1):
+            for pupil in learning:
+                pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)
+        for pupil in learning:
+            pupil.take_step(schedule)
+        step += 1
+        yield learning
+
+
 def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> None:
     means = []
     for pupil in pupils:
@@ -113,25 +134,17 @@ def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> No
         pupil.log({"event": "step", **place, **mean, "lr": lr, **state})
 
 
-def _parts(
-    method: Method,
-    views: list[Tensor],
-    index: Tensor,
-    labels: Tensor,
-    teachers: list[Frozen],
-    settings: RunSettings,
-    accelerator: Accelerator,
-) -> Iterator[Batch]:
+def _parts(job: Job, views: list[Tensor], index: Tensor, labels: Tensor) -> Iterator[Batch]:
     """A batch on the device, part by part, with what the teachers say of it filled in."""
-    device = accelerator.device
+    device, method = job.accelerator.device, job.pupils[0].method
     stages = "stages" in method.reads(method.settings)
-    for own in torch.arange(len(index)).chunk(settings.accumulate):
+    for own in torch.arange(len(index)).chunk(job.settings.accumulate):
         # uint8 travels, a quarter of float32; normalisation is the encoders' business.
         pixels = [
             v[own].to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255)
             for v in views
         ]
-        said = [[_ask(t, v, settings, stages, accelerator) for v in pixels] for t in teachers]
+        said = [[_ask(job, teacher, v, stages) for v in pixels] for teacher in job.teachers]
         yield Batch(
             pixels,
             index[own].to(device, non_blocking=True),
@@ -140,22 +153,19 @@ def _parts(
         )
 
 
-def _ask(
-    teacher: Frozen, pixels: Tensor, settings: RunSettings, stages: bool, accelerator: Accelerator
-) -> Features:
+def _ask(job: Job, teacher: Frozen, pixels: Tensor, stages: bool) -> Features:
     """What the teacher says of one view, in float32."""
     # Small crops keep their proportion to the whole view.
-    size = round(settings.teacher_size * pixels.shape[-1] / settings.size)
-    with accelerator.autocast():
+    size = round(job.settings.teacher_size * pixels.shape[-1] / job.settings.size)
+    with job.accelerator.autocast():
         return teacher(enlarge(pixels, size), stages=stages).float()
 
 
-def _loader(
-    method: Method, images: Images, settings: RunSettings, first: int, last: int, accelerator: Accelerator
-) -> DataLoader:
+def _loader(job: Job, first: int, last: int) -> DataLoader:
     """This process's share of every batch from step ``first`` to ``last``."""
+    settings, accelerator = job.settings, job.accelerator
     batches = StepBatches(
-        len(images),
+        len(job.images),
         settings.batch_size,
         seed=settings.seed,
         first=first,
@@ -165,7 +175,7 @@ def _loader(
     )
     workers = settings.workers if settings.workers >= 0 else min(8, (os.cpu_count() or 1) - 1)
     return DataLoader(
-        ViewsDataset(images, method.view_settings(whole_view(settings)), settings.seed),
+        ViewsDataset(job.images, job.pupils[0].method.view_settings(whole_view(settings)), settings.seed),
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -30,7 +30,7 @@ def build_optimizer(method: nn.Module, settings: RunSettings) -> torch.optim.Opt
     exempt = [p for p in trained if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
+        {"params": exempt, "weight_decay": 0.0, "exempt": True},
     ]
     if settings.optimizer == "lars":
         groups[1]["trust"] = 0.0
@@ -105,12 +105,15 @@ def peak_lr(settings: RunSettings) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run, and the learning rate at each: linear from 0, then a half cosine to 0; per step, not per epoch."""
+    """Steps of a run, and what changes from one to the next: the learning rate rises linearly from 0, then falls by a half
+    cosine to 0; the weight decay moves by a half cosine."""
 
     steps: int
     warmup: int
     watch_every: int
     peak: float
+    decay: tuple[float, float]
+    """first and last weight decay"""
 
     @classmethod
     def of(cls, settings: RunSettings, images: int) -> Schedule:
@@ -121,7 +124,18 @@ class Schedule:
             warmup=max(1, round(min(settings.warmup_epochs * per_epoch, 0.1 * steps))),
             watch_every=round(settings.watch_every * per_epoch) or max(1, steps // 20),
             peak=peak_lr(settings),
+            decay=(
+                settings.weight_decay,
+                settings.weight_decay if settings.weight_decay_end < 0 else settings.weight_decay_end,
+            ),
         )
+
+    def set(self, optimizer: Any, step: int) -> None:
+        """Give ``optimizer`` the learning rate and the weight decay of ``step``; groups without decay stay so."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr(step)
+            if not group.get("exempt"):
+                group["weight_decay"] = self.weight_decay(step)
 
     def lr(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0."""
@@ -132,3 +146,8 @@ class Schedule:
             * 0.5
             * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
         )
+
+    def weight_decay(self, step: int) -> float:
+        """The weight decay of step ``step``, counted from 0."""
+        first, last = self.decay
+        return last + (first - last) * 0.5 * (1 + math.cos(math.pi * step / self.steps))

@@ -84,8 +84,7 @@ class Pupil:
 
     def take_step(self, schedule: Schedule) -> None:
         """Use the gradients of all parts."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr(self.step)
+        schedule.set(self.optimizer, self.step)
         self.method.before_step()
         if self.settings.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)

@@ -20,6 +20,7 @@ from seed_hub.training.checks import (
     check_batch,
     check_settings,
     check_together,
+    check_views,
     known_labels,
     need_stages,
     resolve_method_settings,
@@ -27,7 +28,7 @@ from seed_hub.training.checks import (
     teacher_shapes,
 )
 from seed_hub.training.device import build_accelerator
-from seed_hub.training.engine import train
+from seed_hub.training.engine import Job, train
 from seed_hub.training.method import Shapes, Task
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
@@ -70,6 +71,26 @@ def run_together(
         say: told in a sentence what each run works with.
         progress: called with (images checked, images in all) while they are read for the first time.
     """
+    job = assemble(runs, method_settings, resume=resume, overwrite=overwrite, say=say, progress=progress)
+    try:
+        return train(job, stop_at=stop_at)
+    except BaseException:
+        for folder in [pupil.folder for pupil in job.pupils]:
+            if job.accelerator.is_main_process and not resume and not folder.log.exists():
+                folder.release()  # it never got to look at an image: a failed start as well
+        raise
+
+
+def assemble(
+    runs: Sequence[RunSettings],
+    method_settings: dict[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Job:
+    """All that :func:`run_together` needs, checked, and the runs' folders claimed; its arguments."""
     settings = runs[0]
     check_together(runs)
     cls = method_class(settings.method)
@@ -94,7 +115,9 @@ def run_together(
     for each, folder, (student, start_head, shapes, random) in zip(runs, folders, students, strict=True):
         task = Task(shapes, taught, len(images), classes, settings.seed, labels, start_head)
         set_random_state(random)
-        pupils.append(Pupil(cls(student.train(), own, task), each, folder))
+        method = cls(student.train(), own, task)
+        check_views(method, each)
+        pupils.append(Pupil(method, each, folder))
     if accelerator.is_main_process:
         for each, folder in zip(runs, folders, strict=True):
             if not resume:
@@ -104,13 +127,7 @@ def run_together(
             if say is not None:
                 say(_summary(each, images, held_out, accelerator))
     accelerator.wait_for_everyone()
-    try:
-        return train(pupils, images, held_out, teachers, accelerator, stop_at=stop_at)
-    except BaseException:
-        for folder in folders:
-            if accelerator.is_main_process and not resume and not folder.log.exists():
-                folder.release()  # it never got to look at an image: a failed start as well
-        raise
+    return Job(pupils, images, held_out, teachers, accelerator)
 
 
 def _student(

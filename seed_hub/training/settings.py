@@ -49,6 +49,8 @@ class RunSettings:
     """peak learning rate; 0: per 256 images 0.03 for sgd, 0.001 for adamw, 0.3 for lars"""
     weight_decay: float = 1e-4
     """decay of weights; biases and norms are exempt under adamw and lars"""
+    weight_decay_end: float = -1.0
+    """decay at the end, reached from --weight-decay by a half cosine, as EsViT's from 0.04 to 0.4; -1: it stays as it is"""
     warmup_epochs: float = 5.0
     """epochs of linear warm-up, stepwise from 0; at most a tenth of the run"""
     clip: float = 0.0

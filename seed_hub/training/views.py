@@ -40,6 +40,8 @@ class ViewSettings:
     blur_p: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """standard deviation of the Gaussian blur, in pixels of a 224 pixel view; scaled with ``size``"""
+    solarize_p: float = 0.0
+    """probability that values from 128 of 255 on are inverted"""
     flip_p: float = 0.5
 
 
@@ -66,7 +68,7 @@ def view_rng(seed: int, index: int, view: int) -> np.random.Generator:
 def make_view(image: Image.Image, settings: ViewSettings, rng: np.random.Generator) -> np.ndarray:
     """One view of an RGB image: uint8 ``[3, S, S]``.
 
-    Order and arithmetic are those of the published recipe on PIL images (crop, jitter, grey, blur, flip).
+    Order and arithmetic are those of the published recipes on PIL images (crop, jitter, grey, blur, solarise, flip).
     """
     view = _random_resized_crop(image, settings, rng)
     if rng.random() < settings.jitter_p:
@@ -77,6 +79,8 @@ def make_view(image: Image.Image, settings: ViewSettings, rng: np.random.Generat
     if rng.random() < settings.blur_p:
         sigma = rng.uniform(*settings.blur_sigma) * settings.size / 224
         view = view.filter(ImageFilter.GaussianBlur(sigma))
+    if settings.solarize_p and rng.random() < settings.solarize_p:  # no number is drawn for recipes without
+        view = F.solarize(view, 128)
     pixels = np.asarray(view).transpose(2, 0, 1)
     if rng.random() < settings.flip_p:
         pixels = pixels[:, :, ::-1]

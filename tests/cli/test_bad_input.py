@@ -122,6 +122,25 @@ def test_an_image_that_goes_bad_during_the_run(hub: Any, pretrain: Any, photos: 
     assert "it changed since it was checked" in answer.sentence
 
 
+def test_crops_that_cannot_be_cut(
+    refused: Any, photos: Path, teacher_run: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    words = [
+        "distill",
+        "--data",
+        photos,
+        "--teacher",
+        f"seed:{teacher_run}",
+        "--out",
+        tmp_path / "run",
+        *tiny,
+    ]
+    words += ["--small-patches", "2"]
+    assert "Crops of 40 px are larger than the whole view of 32 px" in refused(*words, "--small-size", "40")
+    for scale in (["0.5", "0.2"], ["0", "0.2"], ["0.5"], ["0.5", "1.5"]):
+        assert f"--small-scale is {scale[0]}" in refused(*words, "--small-scale", *scale)
+
+
 def test_fewer_images_than_a_batch(refused: Any, pretrain: Any, photos: Path) -> None:
     sentence = refused(*pretrain(photos, "--batch-size", "256"))
     assert "118 images to train on" in sentence

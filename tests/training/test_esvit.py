@@ -17,6 +17,7 @@ from seed_hub.projection import describe, rebuild
 from seed_hub.training.dino_head import Prototypes, bottleneck_mlp
 from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods.esvit import Esvit, Settings, moved_center, region_loss, view_loss
+from seed_hub.training.optimization import Schedule
 from seed_hub.training.views import MOCO_V2, recipe
 
 SMALL = Settings(local_crops=2, out_dim=16, hidden_width=8, bottleneck_width=4)
@@ -304,6 +305,8 @@ def test_schedules():
     assert at[0] == pytest.approx((0.04, 0.996)) and at[15000] == pytest.approx((0.07, 0.998))
     assert at[1500][0] == pytest.approx(0.055) and at[3000][0] == pytest.approx(0.07)
     assert 1 - at[29999][1] == pytest.approx(1.1e-11, rel=0.01)
+    decay = Schedule(steps=30000, warmup=1, watch_every=1, peak=1.0, decay=(0.04, 0.4)).weight_decay
+    assert [decay(step) for step in (0, 15000, 30000)] == pytest.approx([0.04, 0.22, 0.4])
 
 
 def test_prototypes_wait_for_their_first_step():

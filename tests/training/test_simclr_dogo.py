@@ -228,13 +228,13 @@ def test_what_a_student_follows_in_dogo(base, peer_base):
     batch = _batch(method, images=4)
     views = [view.double() for view in batch.views]
     said = method(Batch(views, batch.index, [], batch.labels))
-    z = [method.head(method.student(v).pooled) for v in views[:2]]
-    peer_z = [method.peer_head(method.peer(v).pooled) for v in views[2:]]
+    z, (peer,) = [method.head(method.student(v).pooled) for v in views[:2]], method.others
+    peer_z = [peer.head(peer.encoder(v).pooled) for v in views[2:]]
     own = z if base == "simclr" else [method.predictor(x) for x in z]
     if peer_base == "simclr" or base == "simsiam":
         target = peer_z
     else:
-        target = [method.peer_predictor(x) for x in peer_z]
+        target = [peer.predictor(x) for x in peer_z]
     torch.testing.assert_close(said["kl"], peer_kl(*own, *target))
     base_loss = nt_xent(*z, temperature=0.5) if base == "simclr" else simsiam_loss(*own, *z)
     torch.testing.assert_close(said["student_loss"], base_loss)
@@ -246,7 +246,7 @@ def test_what_a_student_follows_in_dogo(base, peer_base):
 def test_no_gradient_crosses_peers(peer_base):
     method = _make("dogo", peer_base=peer_base)
     said = method(_batch(method))
-    for key, moved, still in (("kl", "student", "peer"), ("peer_kl", "peer", "student")):
+    for key, moved, still in (("kl", "student", "others"), ("peer_kl", "others", "student")):
         method.zero_grad()
         said[key].backward(retain_graph=True)
         assert any(p.grad is not None for p in getattr(method, moved).parameters())
@@ -255,14 +255,34 @@ def test_no_gradient_crosses_peers(peer_base):
 
 def test_a_peer_of_the_students_own_architecture_has_other_weights():
     method = _make("dogo")
-    assert method.peer.arch == method.student.arch
-    assert not torch.equal(method.peer.backbone.conv_stem.weight, method.student.backbone.conv_stem.weight)
-    assert method.peers() == {STUDENT: (method.peer, method.peer_head)}
+    (peer,) = method.others
+    assert peer.encoder.arch == method.student.arch
+    assert not torch.equal(peer.encoder.backbone.conv_stem.weight, method.student.backbone.conv_stem.weight)
+    assert method.peers() == {STUDENT: (peer.encoder, peer.head)}
+
+
+def test_three_networks_follow_each_other():
+    """Each the mean of the two others; every one has views of its own, and is shipped."""
+    method = (
+        _make("dogo", peer=("test_resnet", "resnet10t"), kl_weight=2.0, peer_kl_weight=3.0).double().eval()
+    )
+    batch = _batch(method, images=4)
+    views = [view.double() for view in batch.views]
+    assert len(views) == 6
+    said = method(Batch(views, batch.index, [], batch.labels))
+    networks = [(method.student, method.head)] + [(peer.encoder, peer.head) for peer in method.others]
+    z = [[head(net(v).pooled) for v in views[2 * n : 2 * n + 2]] for n, (net, head) in enumerate(networks)]
+    follow = [sum(peer_kl(*z[k], *z[other]) for other in range(3) if other != k) / 2 for k in range(3)]
+    torch.testing.assert_close(said["kl"], follow[0])
+    torch.testing.assert_close(said["peer_kl"], follow[1] + follow[2])
+    total = sum(nt_xent(*pair, temperature=0.5) for pair in z) + 2 * follow[0] + 3 * (follow[1] + follow[2])
+    torch.testing.assert_close(said["loss"], total)
+    assert list(method.peers()) == ["test_resnet", "resnet10t"]
 
 
 def test_a_run_ships_the_peer_beside_the_student(settings, tmp_path):
     chosen = settings(method="dogo", student=STUDENT, optimizer="lars", epochs=0.4)
-    run(chosen, {"peer": "resnet10t", "hidden_width": 32, "embedding_width": 16})
+    run(chosen, {"peer": ("resnet10t",), "hidden_width": 32, "embedding_width": 16})
     student, peer = (load_model_folder(tmp_path / "run" / place) for place in ("best", "best/resnet10t"))
     assert (student.arch, peer.arch) == (STUDENT, "resnet10t")
     assert student.input_size == peer.input_size == 32
@@ -273,10 +293,12 @@ def test_what_cannot_be_a_peer_is_refused():
     with pytest.raises(SeedHubError, match='Unknown --peer-base "simsam".*Did you mean "simsiam"'):
         _make("dogo", peer_base="simsam")
     with pytest.raises(SeedHubError, match='There is no student "resnet10x"'):
-        _make("dogo", peer="resnet10x")
+        _make("dogo", peer=("resnet10x",))
+    with pytest.raises(SeedHubError, match='The peer "resnet10t" is given twice'):
+        _make("dogo", peer=("resnet10t", "resnet10t"))
     method = _make("dogo")
     method.student.input_size = 100
-    settings = type(method.settings)(peer="vit_tiny_patch16_224")
+    settings = type(method.settings)(peer=("vit_tiny_patch16_224",))
     with pytest.raises(SeedHubError, match='peer "vit_tiny_patch16_224" does not take images of 100 px'):
         type(method)(method.student, settings, method.task)
 

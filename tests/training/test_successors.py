@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from seed_hub.encoder import build_student
+from seed_hub.encoder import Features, build_student
 from seed_hub.errors import SeedHubError
-from seed_hub.training.method import Batch, Task
+from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import disco, method_class
 from seed_hub.training.methods.bingo import bag_losses
 from seed_hub.training.methods.compress import compress_loss
@@ -142,6 +143,20 @@ def test_simreg_has_the_mlp_and_the_views_it_is_told(layers):
     (weak,) = _make("simreg", hidden_width=16).view_settings(MOCO_V2)
     assert (weak.jitter_p, weak.grey_p, weak.blur_p) == (0, 0, 0)
     assert (weak.scale, weak.flip_p) == (MOCO_V2.scale, MOCO_V2.flip_p)
+
+
+def test_simreg_has_an_mlp_for_each_teacher():
+    student = build_student(STUDENT)
+    cls, widths = method_class("simreg"), (12, 20)
+    teachers = tuple(Shapes(pooled=w, embedding=w, classes=0, stages=()) for w in widths)
+    task = Task(student=shapes_of(student), teachers=teachers, images=200, classes=0, seed=0)
+    method = cls(student, cls.Settings(hidden_width=16), task).eval()
+    said = [[Features(torch.randn(32, w))] for w in widths]
+    batch = replace(_batch(method), teachers=said)
+    pooled = student(batch.views[0]).pooled
+    heads = (method.head, *method.more_heads)
+    each = [simreg_loss(head(pooled), s[0].pooled) for head, s in zip(heads, said, strict=True)]
+    torch.testing.assert_close(method(batch)["loss"], sum(each) / 2)
 
 
 # DisCo

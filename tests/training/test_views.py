@@ -139,3 +139,11 @@ def test_a_run_chooses_its_smallest_crop_and_its_flips():
     asked = whole_view(RunSettings(size=40, crop_min=0.5, flip=0.0))
     assert asked == replace(MOCO_V2, size=40, scale=(0.5, 1.0), flip_p=0.0)
     assert whole_view(RunSettings()) == MOCO_V2
+
+
+def test_solarised_views_are_inverted_where_bright_and_others_are_as_before(picture):
+    plain = replace(MOCO_V2, size=32, blur_p=0.0, jitter_p=0.0)
+    settings = replace(plain, solarize_p=1.0, flip_p=0.0)
+    before, after = (make_view(picture, s, view_rng(0, 0, 0)) for s in (replace(plain, flip_p=0.0), settings))
+    assert (before >= 128).any()
+    assert np.array_equal(after, np.where(before >= 128, 255 - before, before))

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from rows import ALONE, SHARED, TABLES, TAUGHT, Row
+from rows import ALONE, SHARED, STUDENT, TABLES, TAUGHT, Row
 
 from seed_hub.cli import main as seed_hub
 from seed_hub.eval.features import remembered
@@ -33,12 +33,15 @@ TRAINED_ON = 19_000
 def main() -> None:
     args = arguments(__doc__)
     torch.set_num_threads(1)
+    if not args.only:
+        for model in (f"untrained:{STUDENT}", args.teacher):  # the rows that give a number its meaning
+            measure(model, args)
     for row in TABLES[args.table]:
         if args.only and str(row) not in args.only:
             continue
         for seed in range(row.seeds):
             train(row, seed, args)
-            measure(args.out / f"seed{seed}" / str(row), args)
+            measure(str(args.out / f"seed{seed}" / str(row)), args)
 
 
 def arguments(text: str | None) -> argparse.Namespace:
@@ -87,13 +90,13 @@ def train(row: Row, seed: int, args: argparse.Namespace) -> None:
     )
 
 
-def measure(folder: Path, args: argparse.Namespace) -> None:
-    words = ["--model", str(folder), "--size", "64", "--workers", "0", "--precision", "fp32"]
+def measure(model: str, args: argparse.Namespace) -> None:
+    words = ["--model", model, "--size", "64", "--workers", "0", "--precision", "fp32"]
     words += ["--data", str(args.data / SHARD), "--test-data", str(args.data / TEST)]
     with remembered():
         for protocol in ("knn", "linear"):
             if seed_hub(["eval", protocol, *words, "--out", str(args.results / f"{args.table}.jsonl")]):
-                raise SystemExit(f"{protocol} of {folder} failed")
+                raise SystemExit(f"{protocol} of {model} failed")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""DoGo: two peers distil each other while they learn (Bhat et al., CVPR Workshops 2021, arXiv 2104.09866).
+"""DoGo: peers distil each other while they learn (Bhat et al., CVPR Workshops 2021, arXiv 2104.09866).
 
     P[i, j] = softmax over j of  cos(z1_i, z2_j) / tau_kd        of one peer; Q of the other, from views of its own
     loss    = base + lambda KL(sg(Q) || P)  +  peer's base + lambda' KL(sg(P) || Q)        sg: no gradient
     KL(Q || P) = mean over the batch of  sum_j Q[i, j] log(Q[i, j] / P[i, j])
 
-The student and the peer each see two views of every image, four in all; the diagonal, an image's own pair, belongs to the
+The student and each peer see two views of every image of their own, four in all; the diagonal, an image's own pair, belongs to the
 softmax; j runs over the batch of all processes. A peer's base is `simclr` or `simsiam`, and z is the projection, or what
 the released code compares: SimSiam's prediction, save that of two SimSiam peers each follows the other's projection. No
 gradient crosses peers; both are shipped.
@@ -15,7 +15,8 @@ Where we differ:
 - The crop and the blur are the run's, and grey is applied once (released: twice for SimSiam).
 - One pass over both views for a SimCLR base, as in `simclr`, so that only the peer differs from it (released: two).
 - SimCLR's head is 2,048 wide (released: 512: preset). SimSiam's heads are those of `simsiam`.
-- One optimiser for both peers, which is the same as two; only --clip sees their gradients as one.
+- More than two may learn together: each then follows the mean KL to the others, as in deep mutual learning.
+- One optimiser for all of them, which is the same as one each; only --clip sees their gradients as one.
 
 With --accumulate each part is a batch of its own for the softmax.
 
@@ -80,17 +81,17 @@ def _log_similarities(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 class Settings:
     """Hyper-parameters of DoGo."""
 
-    peer: str = ""
-    """the network beside the student: a name of the zoo, or any timm architecture; empty: the student's own, and other
-    initial weights"""
+    peer: tuple[str, ...] = ()
+    """the networks beside the student, one or more: names of the zoo, or any timm architectures; none: one of the student's
+    own, with other initial weights"""
     base: str = "simclr"
     """what the student learns by itself: simclr or simsiam"""
     peer_base: str = "simclr"
-    """what the peer learns by itself: simclr or simsiam"""
+    """what the peers learn by themselves: simclr or simsiam"""
     kl_weight: float = 0.390625
-    """lambda, how much the student follows the peer: 100 / 256, the released code's 100 at its batch of 256"""
+    """lambda, how much the student follows its peers: 100 / 256, the released code's 100 at its batch of 256"""
     peer_kl_weight: float = 0.390625
-    """lambda', how much the peer follows the student"""
+    """lambda', how much a peer follows the others"""
     kl_temperature: float = 0.1
     """tau_kd, softmax temperature of the similarities that are compared"""
     temperature: float = 0.5
@@ -110,14 +111,25 @@ class _Said(NamedTuple):
     """z1 ``[B, D]``, z2 ``[M, D]``: what follows the other peer, and what the other follows ..."""
     projected: tuple[Tensor, Tensor]
     """... unless both predict: then the other follows this"""
+    predicts: bool
+
+
+class Peer(nn.Module):
+    """A network that learns beside the student, with the heads of its base."""
+
+    def __init__(self, name: str, size: int, settings: Any) -> None:
+        super().__init__()
+        self.encoder = _build_peer(name, size)
+        self.head, self.predictor = _heads(settings.peer_base, self.encoder.width, settings)
 
 
 class Dogo(Method):
-    """A student and a peer that learn by themselves and from each other."""
+    """A student and its peers, that learn by themselves and from each other."""
 
     Settings = Settings
     needs_teacher = False
     head: nn.Sequential
+    others: Any  # a ModuleList, whose items' types torch does not carry
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
@@ -126,24 +138,36 @@ class Dogo(Method):
                 raise SeedHubError(
                     f'Unknown {flag} "{base}": choose {" or ".join(BASES)}.' + nearest(base, BASES)
                 )
-        self.peer = _build_peer(settings.peer or student.name, student.input_size)
+        names = settings.peer or (student.name,)
+        for name in names:
+            if names.count(name) > 1:
+                raise SeedHubError(f'The peer "{name}" is given twice: name each once.')
+        self.others = nn.ModuleList(Peer(name, student.input_size, settings) for name in names)
         self.head, self.predictor = _heads(settings.base, student.width, settings)
-        self.peer_head, self.peer_predictor = _heads(settings.peer_base, self.peer.width, settings)
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
         views = {"simclr": simclr_view(whole), "simsiam": whole}
-        return [views[self.settings.base]] * 2 + [views[self.settings.peer_base]] * 2
+        peers = [views[self.settings.peer_base]] * 2 * len(self.others)
+        return [views[self.settings.base]] * 2 + peers
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        settings = self.settings
-        student = self._say(self.student, self.head, self.predictor, batch.views[:2])
-        peer = self._say(self.peer, self.peer_head, self.peer_predictor, batch.views[2:])
-        both_predict = self.predictor is not None and self.peer_predictor is not None
-        goal, peer_goal = (said.projected if both_predict else said.own for said in (peer, student))
-        kl = peer_kl(*student.own, *goal, temperature=settings.kl_temperature)
-        back = peer_kl(*peer.own, *peer_goal, temperature=settings.kl_temperature)
-        loss = student.base + settings.kl_weight * kl + peer.base + settings.peer_kl_weight * back
-        return {"loss": loss, "student_loss": student.base, "peer_loss": peer.base, "kl": kl, "peer_kl": back}
+        s, views = self.settings, batch.views
+        said = [self._say(self.student, self.head, self.predictor, views[:2])]
+        for n, peer in enumerate(self.others, 1):
+            said.append(self._say(peer.encoder, peer.head, peer.predictor, views[2 * n : 2 * n + 2]))
+        kl, *peer_kls = (self._follow(k, said) for k in range(len(said)))
+        bases = torch.stack([each.base for each in said[1:]]).sum()
+        back = torch.stack(peer_kls).sum()
+        loss = said[0].base + s.kl_weight * kl + bases + s.peer_kl_weight * back
+        return {"loss": loss, "student_loss": said[0].base, "peer_loss": bases, "kl": kl, "peer_kl": back}
+
+    def _follow(self, k: int, said: list[_Said]) -> Tensor:
+        """KL from network k to the others, their mean."""
+        found = []
+        for other in said[:k] + said[k + 1 :]:
+            goal = other.projected if said[k].predicts and other.predicts else other.own
+            found.append(peer_kl(*said[k].own, *goal, temperature=self.settings.kl_temperature))
+        return torch.stack(found).mean()
 
     def _say(
         self, encoder: Encoder, head: nn.Module, predictor: nn.Module | None, views: Sequence[Tensor]
@@ -151,15 +175,15 @@ class Dogo(Method):
         if predictor is None:
             z1, z2 = embed_both(encoder, head, views)
             projected = _against_all(z1, z2)
-            return _Said(contrast(z1, z2, temperature=self.settings.temperature), projected, projected)
+            base = contrast(z1, z2, temperature=self.settings.temperature)
+            return _Said(base, projected, projected, predicts=False)
         z1, z2 = (head(encoder(view).pooled) for view in views)
         p1, p2 = predictor(z1), predictor(z2)
-        return _Said(
-            simsiam_loss(p1, p2, z1, z2), _against_all(p1, p2), _against_all(z1.detach(), z2.detach())
-        )
+        base, projected = simsiam_loss(p1, p2, z1, z2), _against_all(z1.detach(), z2.detach())
+        return _Said(base, _against_all(p1, p2), projected, predicts=True)
 
     def peers(self) -> dict[str, tuple[Encoder, nn.Sequential | None]]:
-        return {self.peer.name: (self.peer, self.peer_head)}
+        return {peer.encoder.name: (peer.encoder, peer.head) for peer in self.others}
 
 
 def _against_all(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:

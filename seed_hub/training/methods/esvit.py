@@ -12,10 +12,9 @@ the pooled features, and of another one on each region; f are the regions' own f
 l_t, "the momentum encoder", is a moving average of the student, heads included.
 
 Where we differ:
-- No solarisation of the second global view, and bilinear crops: the recipe of views has neither solarisation nor
-  bicubic crops. The other strengths are the released code's.
-- The weight decay is the run's and constant (released code: a cosine from 0.04 to 0.4); clipping is the run's too, over
-  all parameters together (released code: 3.0 for each tensor).
+- Crops are resized bilinearly, not bicubically; the views are the released code's in all else.
+- The optimiser is the run's; the released recipe: `--optimizer adamw --weight-decay 0.04 --weight-decay-end 0.4 --clip 3`,
+  and its clipping is of each tensor, here of all together.
 - Local crops may be left out (the released region loss fails without), and their side follows the run's.
 - tau_t rises per step (released code: per epoch). w = 0.5 is the released code's; the paper writes L_V + L_R.
 
@@ -143,7 +142,8 @@ class Esvit(Method):
         large = replace(whole, scale=(max(least, whole.scale[0]), most))
         least, most = s.local_scale
         small = replace(whole, scale=(least, most), size=self._local_side(whole.size), blur_p=0.5)
-        return [replace(large, blur_p=p) for p in (1.0, 0.1)] + [small] * s.local_crops
+        both = [replace(large, blur_p=1.0), replace(large, blur_p=0.1, solarize_p=0.2)]
+        return both + [small] * s.local_crops
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s, sides = self.settings, [torch.cat(batch.views[:GLOBAL])]

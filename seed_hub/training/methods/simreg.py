@@ -4,10 +4,10 @@
 
 f_s are the student's features, g a deep MLP with batch norm that only training needs: the deeper it is, the better the
 features below it, and the student that is used is the one without it. Teacher and student see the same weakly augmented
-view: a crop and a flip.
+view: a crop and a flip. Of several teachers each has an MLP of its own, and their losses are averaged.
 
 Where we differ: what is regressed is the teacher's embedding, its pooled features unless it carries a projection head;
-all hidden layers of the MLP have one width; one teacher (the paper also takes several, each with an MLP of its own).
+all hidden layers of the MLP have one width.
 
 Legend: B batch, D width of the teacher's embedding.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
@@ -61,21 +61,30 @@ class Simreg(Method):
     """Student trunk and a deep MLP, straight to the teacher's embedding."""
 
     Settings = Settings
+    takes_teachers = True
+    head: nn.Sequential
+    more_heads: Any  # a ModuleList, whose items' types torch does not carry
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
-        self.head = projection_head(
-            student.width,
-            settings.hidden_width or student.width,
-            task.teacher.embedding,
-            settings.head_layers,
-            batch_norm=settings.batch_norm,
-        )
+        hidden = settings.hidden_width or student.width
+        heads = [
+            projection_head(
+                student.width, hidden, teacher.embedding, settings.head_layers, batch_norm=settings.batch_norm
+            )
+            for teacher in task.teachers
+        ]
+        self.head = heads[0]
+        self.more_heads = nn.ModuleList(heads[1:])
 
     def view_settings(self, whole: ViewSettings) -> list[ViewSettings]:
         weak = replace(whole, jitter_p=0.0, grey_p=0.0, blur_p=0.0)
         return [weak if self.settings.weak_views else whole]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        z_s = self.project(self.student(batch.views[0]).pooled)  # [B, D]
-        return {"loss": simreg_loss(z_s, batch.teacher[0].embedding)}
+        pooled = self.student(batch.views[0]).pooled
+        losses = [
+            simreg_loss(head(pooled), said[0].embedding)
+            for head, said in zip((self.head, *self.more_heads), batch.teachers, strict=True)
+        ]
+        return {"loss": torch.stack(losses).mean()}
