@@ -206,4 +206,5 @@ def verdict(first: Look, best: Look, n: int) -> str:
         return f"It worked: {numbers}."
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."
-    return f"It did not work: {numbers}. Check the learning rate, the teacher and the images in the report."
+    suspects = "learning rate, the teacher" if best.agreement is not None else "learning rate"
+    return f"It did not work: {numbers}. Check the {suspects} and the images in the report."

@@ -11,6 +11,9 @@ t runs over the 2 global views, s over all V crops. l are the logits of a head (
 the pooled features, and of another one on each region; f are the regions' own features, before the head. What makes
 l_t, "the momentum encoder", is a moving average of the student, heads included.
 
+Made for transformers of several stages (timm's swin_tiny_patch4_window7_224; pvt_v2_b0 is a small one), and any network
+with a last map has regions.
+
 Where we differ:
 - Crops are resized bilinearly, not bicubically; the views are the released code's in all else.
 - The optimiser is the run's; the released recipe: `--optimizer adamw --weight-decay 0.04 --weight-decay-end 0.4 --clip 3`,
