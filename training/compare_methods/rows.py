@@ -68,7 +68,7 @@ LABEL_FREE = [
 
 _BENCHMARK = {"--preset": "benchmark"}
 SUPERVISED = [
-    Row("finetune", "labels_only", {"--kept-layers": "0"}, teacher=False),
+    Row("finetune", "labels_only", {"--kept-layers": "0", "--lr": TAUGHT}, teacher=False),
     *(
         Row(method, f"{method}_labels", _BENCHMARK)
         for method in "kd crd fitnet at sp cc vid rkd pkt ft nst ab fsp".split()
