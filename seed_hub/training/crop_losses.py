@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seed_hub.training.precision import in_full_precision
+
 GLOBAL = 2  # global views, in both papers
 
 
+@in_full_precision
 def view_loss(
     student: Tensor,
     teacher: Tensor,
@@ -34,15 +37,15 @@ def view_loss(
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(student.device.type, enabled=False):
-        s = (_exact(student) / student_temperature).unflatten(0, (n_crops, -1))  # [V, B, K]
-        p_t = _targets(teacher, center, teacher_temperature).unflatten(0, (GLOBAL, -1))  # [2, B, K]
-        # sum_k p_t = 1, hence - sum_k p_t log p_s = logsumexp(s) - sum_k p_t s.
-        whole = s[:GLOBAL].logsumexp(2) - (p_t.flip(0) * s[:GLOBAL]).sum(2)  # [2, B], each against the other
-        local = GLOBAL * s[GLOBAL:].logsumexp(2) - (p_t.sum(0) * s[GLOBAL:]).sum(2)  # [V - 2, B]
-        return (whole.sum(0) + local.sum(0)).mean() / (GLOBAL * (n_crops - 1))
+    s = (student / student_temperature).unflatten(0, (n_crops, -1))  # [V, B, K]
+    p_t = _targets(teacher, center, teacher_temperature).unflatten(0, (GLOBAL, -1))  # [2, B, K]
+    # sum_k p_t = 1, hence - sum_k p_t log p_s = logsumexp(s) - sum_k p_t s.
+    whole = s[:GLOBAL].logsumexp(2) - (p_t.flip(0) * s[:GLOBAL]).sum(2)  # [2, B], each against the other
+    local = GLOBAL * s[GLOBAL:].logsumexp(2) - (p_t.sum(0) * s[GLOBAL:]).sum(2)  # [V - 2, B]
+    return (whole.sum(0) + local.sum(0)).mean() / (GLOBAL * (n_crops - 1))
 
 
+@in_full_precision
 def region_loss(
     student_region: Tensor,
     teacher_region: Tensor,
@@ -74,19 +77,18 @@ def region_loss(
     images = len(teacher_region) // (GLOBAL * regions_global)
     rows = [images * regions_global] * GLOBAL + [images * regions_local] * (n_crops - GLOBAL)
     shape = (GLOBAL, images, regions_global)
-    with torch.autocast(student_region.device.type, enabled=False):
-        p_t = _targets(teacher_region, center, teacher_temperature).unflatten(0, shape)  # [2, B, G, K]
-        f_t = normalize(_exact(teacher_feat.detach()), dim=1).unflatten(0, shape)  # [2, B, G, C]
-        f_s = normalize(_exact(student_feat.detach()), dim=1).split(rows)
-        total = p_t.new_zeros(())
-        for crop, logits in enumerate(student_region.split(rows)):
-            s = (_exact(logits) / student_temperature).unflatten(0, (images, -1))  # [B, T, K]
-            f = f_s[crop].unflatten(0, (images, -1))  # [B, T, C]
-            others = [t for t in range(GLOBAL) if t != crop]
-            # The targets are summed before the product: half the memory of a product for each pair.
-            p = sum(_chosen(p_t[t], (f @ f_t[t].mT).argmax(2)) for t in others)  # [B, T, K]
-            total = total + (len(others) * s.logsumexp(2) - (p * s).sum(2)).mean()
-        return total / (GLOBAL * (n_crops - 1))
+    p_t = _targets(teacher_region, center, teacher_temperature).unflatten(0, shape)  # [2, B, G, K]
+    f_t = normalize(teacher_feat.detach(), dim=1).unflatten(0, shape)  # [2, B, G, C]
+    f_s = normalize(student_feat.detach(), dim=1).split(rows)
+    total = p_t.new_zeros(())
+    for crop, logits in enumerate(student_region.split(rows)):
+        s = (logits / student_temperature).unflatten(0, (images, -1))  # [B, T, K]
+        f = f_s[crop].unflatten(0, (images, -1))  # [B, T, C]
+        others = [t for t in range(GLOBAL) if t != crop]
+        # The targets are summed before the product: half the memory of a product for each pair.
+        p = sum(_chosen(p_t[t], (f @ f_t[t].mT).argmax(2)) for t in others)  # [B, T, K]
+        total = total + (len(others) * s.logsumexp(2) - (p * s).sum(2)).mean()
+    return total / (GLOBAL * (n_crops - 1))
 
 
 def moved_center(center: Tensor, teacher: Tensor, momentum: float = 0.9) -> Tensor:
@@ -94,15 +96,10 @@ def moved_center(center: Tensor, teacher: Tensor, momentum: float = 0.9) -> Tens
     return momentum * center + (1 - momentum) * teacher.mean(0, keepdim=True)
 
 
-def _exact(x: Tensor) -> Tensor:
-    """In float32; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 @torch.no_grad()
 def _targets(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
     """p_t, without gradient."""
-    return ((_exact(logits) - center) / temperature).softmax(1)
+    return ((logits - center) / temperature).softmax(1)
 
 
 def _chosen(p: Tensor, j: Tensor) -> Tensor:

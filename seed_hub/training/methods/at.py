@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
 from seed_hub.training.feature_maps import MapDistillation, pool_alike
-from seed_hub.training.labelled import in_full_precision
+from seed_hub.training.precision import in_full_precision
 
 PRESETS = {"benchmark": {"ce_weight": 1.0, "embedding_weight": 0.0}}
 

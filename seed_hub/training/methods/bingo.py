@@ -32,10 +32,12 @@ from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather
 from seed_hub.training.views import ViewSettings
 
 
+@in_full_precision
 def bag_losses(
     z_s: Tensor,
     z_t: Tensor,
@@ -58,23 +60,21 @@ def bag_losses(
     Returns:
         Two scalars in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z_s.device.type, enabled=False):
-        exact = torch.float64 if z_s.dtype == torch.float64 else torch.float32
-        z_s = normalize(z_s.to(exact), dim=1)
-        z_t, queue = (normalize(x.detach().to(exact), dim=1) for x in (z_t, queue))
-        if same is None:
-            same = torch.zeros(len(z_s), len(queue), dtype=torch.bool, device=z_s.device)
-        near = (z_t @ queue.T).masked_fill_(same, -torch.inf).topk(min(bag_size - 1, len(queue)))
-        own = (z_s * z_t).sum(1, keepdim=True) / temperature  # [B, 1]
-        rows = z_s @ queue.T / temperature  # [B, K]
-        bag = rows.gather(1, near.indices)  # [B, P]
-        others = rows.masked_fill(same.scatter(1, near.indices, True), -torch.inf)
-        negatives = others.logsumexp(dim=1, keepdim=True)  # [B, 1]; -inf where there are none
-        intra = (torch.logaddexp(negatives, own) - own).mean()
-        found = near.values.isfinite()  # [B, P]; false where the image's own rows had to fill up
-        each = torch.where(found, torch.logaddexp(negatives, bag) - bag, 0.0)  # [B, P]
-        inter = each.sum(1) / found.sum(1).clamp(min=1)  # [B]; 0 without a neighbour
-        return intra, inter.mean()
+    z_s = normalize(z_s, dim=1)
+    z_t, queue = (normalize(x.detach(), dim=1) for x in (z_t, queue))
+    if same is None:
+        same = torch.zeros(len(z_s), len(queue), dtype=torch.bool, device=z_s.device)
+    near = (z_t @ queue.T).masked_fill_(same, -torch.inf).topk(min(bag_size - 1, len(queue)))
+    own = (z_s * z_t).sum(1, keepdim=True) / temperature  # [B, 1]
+    rows = z_s @ queue.T / temperature  # [B, K]
+    bag = rows.gather(1, near.indices)  # [B, P]
+    others = rows.masked_fill(same.scatter(1, near.indices, True), -torch.inf)
+    negatives = others.logsumexp(dim=1, keepdim=True)  # [B, 1]; -inf where there are none
+    intra = (torch.logaddexp(negatives, own) - own).mean()
+    found = near.values.isfinite()  # [B, P]; false where the image's own rows had to fill up
+    each = torch.where(found, torch.logaddexp(negatives, bag) - bag, 0.0)  # [B, P]
+    inter = each.sum(1) / found.sum(1).clamp(min=1)  # [B]; 0 without a neighbour
+    return intra, inter.mean()
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from seed_hub.encoder import Encoder, Features
 from seed_hub.projection import projection_head
-from seed_hub.training.labelled import LabelledDistillation, in_full_precision
+from seed_hub.training.labelled import LabelledDistillation
 from seed_hub.training.method import Batch, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_with_gradient
 
 PRESETS = {"benchmark": {"ce_weight": 1.0}}

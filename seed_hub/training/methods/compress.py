@@ -30,11 +30,13 @@ from seed_hub.errors import SeedHubError
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"2q": {"queues": 2}}
 
 
+@in_full_precision
 def compress_loss(
     z_s: Tensor, z_t: Tensor, student_anchors: Tensor, teacher_anchors: Tensor, *, temperature: float = 0.04
 ) -> Tensor:
@@ -50,13 +52,11 @@ def compress_loss(
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z_s.device.type, enabled=False):
-        exact = torch.float64 if z_s.dtype == torch.float64 else torch.float32
-        z_s = normalize(z_s.to(exact), dim=1)
-        z_t, a, b = (normalize(x.detach().to(exact), dim=1) for x in (z_t, teacher_anchors, student_anchors))
-        log_s = (z_s @ b.T / temperature).log_softmax(dim=1)  # [B, K]
-        log_t = (z_t @ a.T / temperature).log_softmax(dim=1)  # [B, K]
-        return kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    z_s = normalize(z_s, dim=1)
+    z_t, a, b = (normalize(x.detach(), dim=1) for x in (z_t, teacher_anchors, student_anchors))
+    log_s = (z_s @ b.T / temperature).log_softmax(dim=1)  # [B, K]
+    log_t = (z_t @ a.T / temperature).log_softmax(dim=1)  # [B, K]
+    return kl_div(log_s, log_t, reduction="batchmean", log_target=True)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder, Features
 from seed_hub.errors import SeedHubError
 from seed_hub.projection import projection_head
-from seed_hub.training.labelled import LabelledDistillation, in_full_precision
+from seed_hub.training.labelled import LabelledDistillation
 from seed_hub.training.method import Batch, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather
 
 PRESETS = {"benchmark": {"ce_weight": 1.0}, "benchmark-kd": {"ce_weight": 1.0, "kd_weight": 1.0}}

@@ -40,6 +40,7 @@ from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.methods.simclr import contrast, embed_both, simclr_view
 from seed_hub.training.methods.simsiam import Settings as SimsiamSettings
 from seed_hub.training.methods.simsiam import simsiam_heads, simsiam_loss
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
@@ -53,6 +54,7 @@ PRESETS = {
 BASES = ("simclr", "simsiam")
 
 
+@in_full_precision
 def peer_kl(z1: Tensor, z2: Tensor, peer_z1: Tensor, peer_z2: Tensor, *, temperature: float = 0.1) -> Tensor:
     """KL(Q || P) of cross-view similarities, summed over the candidates, mean over the batch.
 
@@ -65,15 +67,13 @@ def peer_kl(z1: Tensor, z2: Tensor, peer_z1: Tensor, peer_z2: Tensor, *, tempera
     Returns:
         A scalar >= 0 in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z1.device.type, enabled=False):
-        log_p = _log_similarities(z1, z2, temperature)  # [B, M]
-        log_q = _log_similarities(peer_z1.detach(), peer_z2.detach(), temperature)  # [B, M]
-        return (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
+    log_p = _log_similarities(z1, z2, temperature)  # [B, M]
+    log_q = _log_similarities(peer_z1.detach(), peer_z2.detach(), temperature)  # [B, M]
+    return (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
 
 
 def _log_similarities(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    exact = torch.float64 if z1.dtype == torch.float64 else torch.float32
-    cosine = normalize(z1.to(exact), dim=1) @ normalize(z2.to(exact), dim=1).T
+    cosine = normalize(z1, dim=1) @ normalize(z2, dim=1).T
     return (cosine / temperature).log_softmax(dim=1)
 
 

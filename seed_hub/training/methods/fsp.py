@@ -25,8 +25,8 @@ from torch.nn.functional import mse_loss
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.training.feature_maps import MapDistillation, pool_alike
-from seed_hub.training.labelled import in_full_precision
 from seed_hub.training.method import Task
+from seed_hub.training.precision import in_full_precision
 
 PRESETS = {"benchmark": {"ce_weight": 1.0, "embedding_weight": 0.0}}
 

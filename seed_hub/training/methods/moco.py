@@ -32,12 +32,14 @@ from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"released-code": {"batch_negatives": False}}
 
 
+@in_full_precision
 def info_nce(
     query: Tensor, key: Tensor, queue: Tensor, *, temperature: float = 0.2, batch_negatives: bool = False
 ) -> Tensor:
@@ -53,15 +55,11 @@ def info_nce(
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(query.device.type, enabled=False):
-        exact = torch.float64 if query.dtype == torch.float64 else torch.float32
-        query, key, queue = (normalize(x.to(exact), dim=1) for x in (query, key, queue))
-        positive = (query * key).sum(1, keepdim=True)  # [B, 1]
-        fresh = (
-            query @ key.T if batch_negatives else positive
-        )  # [B, B], its diagonal the positives; or [B, 1]
-        logits = torch.cat([fresh, query @ queue.T], dim=1) / temperature  # [B, (1 or B) + K]
-        return (logits.logsumexp(dim=1) - positive[:, 0] / temperature).mean()
+    query, key, queue = (normalize(x, dim=1) for x in (query, key, queue))
+    positive = (query * key).sum(1, keepdim=True)  # [B, 1]
+    fresh = query @ key.T if batch_negatives else positive  # [B, B], its diagonal the positives; or [B, 1]
+    logits = torch.cat([fresh, query @ queue.T], dim=1) / temperature  # [B, (1 or B) + K]
+    return (logits.logsumexp(dim=1) - positive[:, 0] / temperature).mean()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {
@@ -44,6 +45,7 @@ PRESETS = {
 }
 
 
+@in_full_precision
 def seed_loss(
     z_s: Tensor,
     z_t: Tensor,
@@ -62,18 +64,16 @@ def seed_loss(
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z_s.device.type, enabled=False):
-        exact = torch.float64 if z_s.dtype == torch.float64 else torch.float32
-        z_s = normalize(z_s.to(exact), dim=1)
-        z_t = normalize(z_t.detach().to(exact), dim=1)
-        queue = normalize(queue.detach().to(exact), dim=1)
-        own = (z_s * z_t).sum(1, keepdim=True)  # [B, 1]
-        s = torch.cat([own, z_s @ queue.T], dim=1) / student_temperature  # [B, 1 + K]
-        # z_t . z_t = 1 exactly: the teacher's own logit needs no product.
-        t = torch.cat([torch.ones_like(own), z_t @ queue.T], dim=1) / teacher_temperature  # [B, 1 + K]
-        p_t = t.softmax(dim=1)
-        # sum_j p_T = 1, hence - sum_j p_T log p_S = logsumexp(s) - sum_j p_T s.
-        return (s.logsumexp(dim=1) - (p_t * s).sum(dim=1)).mean()
+    z_s = normalize(z_s, dim=1)
+    z_t = normalize(z_t.detach(), dim=1)
+    queue = normalize(queue.detach(), dim=1)
+    own = (z_s * z_t).sum(1, keepdim=True)  # [B, 1]
+    s = torch.cat([own, z_s @ queue.T], dim=1) / student_temperature  # [B, 1 + K]
+    # z_t . z_t = 1 exactly: the teacher's own logit needs no product.
+    t = torch.cat([torch.ones_like(own), z_t @ queue.T], dim=1) / teacher_temperature  # [B, 1 + K]
+    p_t = t.softmax(dim=1)
+    # sum_j p_T = 1, hence - sum_j p_T log p_S = logsumexp(s) - sum_j p_T s.
+    return (s.logsumexp(dim=1) - (p_t * s).sum(dim=1)).mean()
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_others
 from seed_hub.training.views import ViewSettings
 
@@ -46,6 +47,7 @@ PRESETS = {
 }
 
 
+@in_full_precision
 def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, negatives: Tensor | None = None) -> Tensor:
     """- log softmax of the positive among the 2B - 1 + M others, mean over the 2B anchors.
 
@@ -57,17 +59,15 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, negatives: Tens
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z1.device.type, enabled=False):
-        exact = torch.float64 if z1.dtype == torch.float64 else torch.float32
-        z1, z2 = normalize(z1.to(exact), dim=1), normalize(z2.to(exact), dim=1)
-        z = torch.cat([z1, z2])  # [2B, D]
-        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        logits = (z @ z.T / temperature).masked_fill(itself, float("-inf"))  # [2B, 2B]
-        if negatives is not None:
-            further = normalize(negatives.to(exact), dim=1)
-            logits = torch.cat([logits, z @ further.T / temperature], dim=1)  # [2B, 2B + M]
-        positive = (z1 * z2).sum(1).repeat(2) / temperature  # [2B]
-        return (logits.logsumexp(dim=1) - positive).mean()
+    z1, z2 = normalize(z1, dim=1), normalize(z2, dim=1)
+    z = torch.cat([z1, z2])  # [2B, D]
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(itself, float("-inf"))  # [2B, 2B]
+    if negatives is not None:
+        further = normalize(negatives, dim=1)
+        logits = torch.cat([logits, z @ further.T / temperature], dim=1)  # [2B, 2B + M]
+    positive = (z1 * z2).sum(1).repeat(2) / temperature  # [2B]
+    return (logits.logsumexp(dim=1) - positive).mean()
 
 
 def contrast(z1: Tensor, z2: Tensor, *, temperature: float, memory: Tensor | None = None) -> Tensor:

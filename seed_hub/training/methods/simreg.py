@@ -24,9 +24,11 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.views import ViewSettings
 
 
+@in_full_precision
 def simreg_loss(z_s: Tensor, z_t: Tensor) -> Tensor:
     """Squared distance of the directions, sum over the D coordinates, mean over the batch: from 0 to 4.
 
@@ -37,10 +39,8 @@ def simreg_loss(z_s: Tensor, z_t: Tensor) -> Tensor:
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(z_s.device.type, enabled=False):
-        exact = torch.float64 if z_s.dtype == torch.float64 else torch.float32
-        gap = normalize(z_s.to(exact), dim=1) - normalize(z_t.detach().to(exact), dim=1)  # [B, D]
-        return gap.square().sum(dim=1).mean()
+    gap = normalize(z_s, dim=1) - normalize(z_t.detach(), dim=1)  # [B, D]
+    return gap.square().sum(dim=1).mean()
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,11 @@ from torch.nn.functional import cosine_similarity, normalize
 from seed_hub.encoder import Encoder
 from seed_hub.projection import projection_head
 from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.views import ViewSettings
 
 
+@in_full_precision
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     """- 1/2 cos(p1, z2) - 1/2 cos(p2, z1), mean over the batch: from 1 to -1.
 
@@ -39,10 +41,8 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
     """
-    with torch.autocast(p1.device.type, enabled=False):
-        exact = torch.float64 if p1.dtype == torch.float64 else torch.float32
-        p1, p2, z1, z2 = p1.to(exact), p2.to(exact), z1.detach().to(exact), z2.detach().to(exact)
-        return -0.5 * (cosine_similarity(p1, z2) + cosine_similarity(p2, z1)).mean()
+    z1, z2 = z1.detach(), z2.detach()
+    return -0.5 * (cosine_similarity(p1, z2) + cosine_similarity(p2, z1)).mean()
 
 
 @torch.no_grad()

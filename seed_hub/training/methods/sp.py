@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
 from seed_hub.encoder import Features
-from seed_hub.training.labelled import LabelledDistillation, in_full_precision
+from seed_hub.training.labelled import LabelledDistillation
 from seed_hub.training.method import Batch
+from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_with_gradient
 
 PRESETS = {"benchmark": {"ce_weight": 1.0}}
