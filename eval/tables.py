@@ -104,8 +104,11 @@ def regenerate(text: str, folder: Path, where: str = "the text") -> str:
 
     def methods_block(match: re.Match[str]) -> str:
         lines = results(folder / f"{match[2]}.jsonl")
+        if not lines:
+            return f"{match[1]}No results yet.\n{match[4]}"
         table = methods_table(lines, results(folder / COSTS))
-        return f"{match[1]}{table}\n\n{_caption(lines, _images(lines[0], 'train'), _images(lines[0], 'test'))}\n{match[4]}"
+        caption = _caption(lines, _images(lines[0], "train"), _images(lines[0], "test"))
+        return f"{match[1]}{table}\n\n{caption}\n{match[4]}"
 
     return _METHODS.sub(methods_block, _GAPS.sub(gap_block, _BLOCK.sub(block, text)))
 
