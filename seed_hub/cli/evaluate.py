@@ -113,14 +113,12 @@ def _evaluate(name: str, given: dict[str, Any], own: dict[str, Any]) -> dict[str
 
 def _show(line: dict[str, Any]) -> None:
     train, test = line["data"]["train"], line["data"]["test"]
-    rows = [
-        [
-            metric,
-            f"{found['mean']:.2f}",
-            "" if found["std"] is None else f"± {found['std']:.2f} (n = {found['n']})",
-        ]
-        for metric, found in line["values"].items()
-    ]
+    rows = []
+    for metric, found in line["values"].items():
+        sure = "" if found["std"] is None else f"± {found['std']:.2f} (n = {found['n']})"
+        if metric == line["metric"] and "interval" in line:
+            sure += "  95 %: {:.2f} to {:.2f}".format(*line["interval"])
+        rows.append([metric, f"{found['mean']:.2f}", sure.strip()])
     show(
         f"{line['model']['spec']} at {line['settings']['size']} px, {line['protocol']}: "
         f"{test['source']}{_split(test)}, {test['images']:,} images, by "

@@ -61,8 +61,9 @@ def evaluate(
     settings: Settings = Settings(),
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[str, float]]:
-    """Yields ``top1_k1``, ``top1_k10``, ... in percent: ``test`` classified by its neighbours in ``train``.
+) -> Iterator[tuple[str, float | Tensor]]:
+    """Yields ``top1_k1``, ``top1_k10``, ... in percent: ``test`` classified by its neighbours in ``train``; and
+    ``correct``, which images the headline counts.
 
     A k beyond the bank is clipped to it, said, and named as what it is.
     """
@@ -82,7 +83,7 @@ def evaluate(
         _log.warning(
             "There are only %d neighbours to ask: k = %d becomes %d.", largest, max(settings.k), largest
         )
-    found = knn_accuracy(
+    right = knn_correct(
         bank,
         train_y,
         queries,
@@ -92,7 +93,9 @@ def evaluate(
         leave_one_out=settings.leave_one_out,
     )
     for k in ks:
-        yield f"top1_k{k}", found[k]
+        yield f"top1_k{k}", 100 * right[k].float().mean().item()
+    headline = int(HEADLINE.removeprefix("top1_k"))
+    yield "correct", right[headline if headline in right else ks[0]]
 
 
 @torch.no_grad()
@@ -106,7 +109,31 @@ def knn_accuracy(
     temperature: float = 0.07,
     leave_one_out: bool = False,
 ) -> dict[int, float]:
-    """Percent of queries whose class gets the highest score, per k (the equation at the top of this file).
+    """Percent of queries that :func:`knn_correct` gets right, per k; its arguments."""
+    right = knn_correct(
+        bank,
+        bank_labels,
+        queries,
+        query_labels,
+        k=k,
+        temperature=temperature,
+        leave_one_out=leave_one_out,
+    )
+    return {each: 100 * found.float().mean().item() for each, found in right.items()}
+
+
+@torch.no_grad()
+def knn_correct(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    *,
+    k: Sequence[int] = (1, 10, 20, 200),
+    temperature: float = 0.07,
+    leave_one_out: bool = False,
+) -> dict[int, Tensor]:
+    """Boolean ``[M]``, per k: whose class gets the highest score (the equation at the top of this file).
 
     Equal scores go to the lower class number, so the same features give the same number everywhere.
 
@@ -126,13 +153,13 @@ def knn_accuracy(
     weights = ((similarity - similarity[:, :1]).double() / temperature).exp().cpu()  # [M, k]
     votes = bank_labels.cpu()[index.cpu()]  # [M, k]
     classes = int(bank_labels.max()) + 1
-    right = dict.fromkeys(k, 0)
+    right: dict[int, list[Tensor]] = {each: [] for each in k}
     for w, v, y in zip(weights.split(1024), votes.split(1024), query_labels.cpu().split(1024), strict=True):
         for each in k:
             score = torch.zeros(len(w), classes, dtype=torch.float64)  # [M, C]
             score.scatter_add_(1, v[:, :each], w[:, :each])
-            right[each] += int((score.argmax(1) == y).sum())
-    return {each: 100 * right[each] / len(queries) for each in k}
+            right[each].append(score.argmax(1) == y)
+    return {each: torch.cat(right[each]) for each in k}
 
 
 @torch.no_grad()

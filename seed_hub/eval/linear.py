@@ -83,6 +83,8 @@ class LinearResult:
     """``[C, D]``, on features as :func:`standardised` makes them"""
     bias: Tensor
     """``[C]``"""
+    correct: Tensor
+    """boolean ``[M]``, which test images top-1 counts"""
 
 
 def evaluate(
@@ -92,8 +94,9 @@ def evaluate(
     settings: Settings = Settings(),
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[str, float]]:
-    """Yields ``top1``, ``top5`` (with more than 5 classes), ``held_out_top1``, ``lr`` and ``weight_decay`` per trial."""
+) -> Iterator[tuple[str, float | Tensor]]:
+    """Yields ``top1``, ``top5`` (with more than 5 classes), ``held_out_top1``, ``lr``, ``weight_decay`` and ``correct``,
+    which images are right, per trial."""
     train_y, test_y = paired_labels(train, test)
     how = {
         name: getattr(settings, name)
@@ -112,6 +115,7 @@ def evaluate(
             yield "held_out_top1", max(score for *_, score in result.held_out if score is not None)
         yield "lr", result.lr
         yield "weight_decay", result.weight_decay
+        yield "correct", result.correct
 
 
 @torch.no_grad()
@@ -142,16 +146,17 @@ def linear_probe(
             grid[best][0],
         )
     weight, bias = _train(train_x, train_y, int(train_y.max()) + 1, [grid[best]], settings)
-    top1, top5 = _top(weight[0], bias[0], test_x, test_y)
+    rank = _ranks(weight[0], bias[0], test_x, test_y)
     tried: list[float | None] = [None] if scores is None else [*scores]
     return LinearResult(
-        top1=top1,
-        top5=top5,
+        top1=_percent(rank < 1),
+        top5=_percent(rank < 5),
         lr=grid[best][0],
         weight_decay=grid[best][1],
         held_out=tuple((lr, decay, score) for (lr, decay), score in zip(grid, tried, strict=True)),
         weight=weight[0],
         bias=bias[0],
+        correct=(rank < 1).cpu(),
     )
 
 
@@ -190,7 +195,7 @@ def _held_out_scores(
             "give a single lr (10 suits most networks)."
         )
     weight, bias = _train(x[~held], y[~held], int(y.max()) + 1, grid, settings)
-    return [_top(w, b, x[held], y[held])[0] for w, b in zip(weight, bias, strict=True)]
+    return [_percent(_ranks(w, b, x[held], y[held]) < 1) for w, b in zip(weight, bias, strict=True)]
 
 
 def _train(
@@ -227,15 +232,21 @@ def _train(
     return weight.view(r, classes, d), bias.view(r, classes)
 
 
-def _top(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Top-1 and top-5 in percent. Equal logits go to the lower class; a class beyond C is never right."""
-    top1 = top5 = 0
+def _ranks(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Place ``[B]`` of each image's own class among the logits, 0 the best; a class beyond C comes last.
+
+    Equal logits go to the lower class.
+    """
+    found = []
     for xs, ys in zip(x.split(4096), y.split(4096), strict=True):
-        known = ys < len(bias)
-        logits, own = torch.addmm(bias, xs[known], weight.T), ys[known, None]  # [B, C], [B, 1]
+        logits, own = torch.addmm(bias, xs, weight.T), ys.clamp(max=len(bias) - 1)[:, None]  # [B, C], [B, 1]
         mine = logits.gather(1, own)
         after = torch.arange(len(bias), device=x.device) >= own
         # Counted from those it beats, not those that beat it: a logit that is no number beats none.
-        rank = len(bias) - ((logits < mine) | ((logits == mine) & after)).sum(1)  # [B], 0 is best
-        top1, top5 = top1 + int((rank < 1).sum()), top5 + int((rank < 5).sum())
-    return 100 * top1 / len(x), 100 * top5 / len(x)
+        rank = len(bias) - ((logits < mine) | ((logits == mine) & after)).sum(1)
+        found.append(torch.where(ys < len(bias), rank, len(bias) + 5))
+    return torch.cat(found)
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()

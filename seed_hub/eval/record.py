@@ -21,6 +21,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.intervals import interval, pack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ HOW_FAST = ("batch_size", "workers", "device")
 
 def result_line(
     protocol: str,
-    values: Iterable[tuple[str, float]],
+    values: Iterable[tuple[str, Any]],
     *,
     headline: str,
     spec: str,
@@ -48,7 +49,8 @@ def result_line(
     """The line of one run of a protocol.
 
     Args:
-        values: what ``evaluate`` yielded; a name that came n times is summarised by mean and deviation.
+        values: what ``evaluate`` yielded; a name that came n times is summarised by mean and deviation, and of
+            ``correct``, which test images the headline counts, comes its 95 % interval.
         headline: the metric to put first (the protocol's ``HEADLINE``); the first of ``values`` if it is not there.
         spec: the model as it was asked for; paths are cut to their last part.
         encoder: whose weights were measured.
@@ -56,8 +58,12 @@ def result_line(
         facts: anything a table should know of the model (method, teacher, images seen, cost).
     """
     grouped: dict[str, list[float]] = {}
+    correct = []
     for name, value in values:
-        grouped.setdefault(name, []).append(float(value))
+        if name == "correct":
+            correct.append(value.numpy())
+        else:
+            grouped.setdefault(name, []).append(float(value))
     if not grouped:
         raise SeedHubError(f"The protocol {protocol} gave no value: there is nothing to record.")
     summary = {name: _summary(found) for name, found in grouped.items()}
@@ -66,6 +72,11 @@ def result_line(
         "protocol": protocol,
         "metric": metric,
         **summary[metric],
+        **(
+            {"interval": list(interval(correct)), "correct": [pack(each) for each in correct]}
+            if correct
+            else {}
+        ),
         "values": summary,
         "model": {
             "spec": without_folders(spec),

@@ -159,8 +159,9 @@ def test_evaluate(flat_encoder, colour_images, caplog):
     settings = knn.Settings(k=(1, 5, 500), size=8, workers=0, device="cpu")
     with caplog.at_level(logging.WARNING):
         found = dict(knn.evaluate(flat_encoder, colour_images(60, 0), colour_images(30, 1), settings))
+    assert found.pop("correct").tolist() == [True] * 30  # of k = 1: there is no headline among these
     assert found == {"top1_k1": 100.0, "top1_k5": 100.0, "top1_k60": found["top1_k60"]}
     assert "k = 500 becomes 60" in caplog.text
     images = colour_images(60, 0)
     once = replace(settings, leave_one_out=True, k=(1, 60))
-    assert list(dict(knn.evaluate(flat_encoder, images, images, once))) == ["top1_k1", "top1_k59"]
+    assert list(dict(knn.evaluate(flat_encoder, images, images, once))) == ["top1_k1", "top1_k59", "correct"]

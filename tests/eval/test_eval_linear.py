@@ -162,19 +162,16 @@ def test_the_scale_of_features_changes_nothing():
 def test_top5_and_equal_logits():
     weight, bias = torch.zeros(10, 2), torch.zeros(10)
     x, y = torch.ones(10, 2), torch.arange(10)
-    assert linear._top(weight, bias, x, y) == (10.0, 50.0)  # lower classes first
-    assert linear._top(weight, bias, x, y + 7) == (
-        0.0,
-        0.0,
-    )  # classes 7 to 16: three are known, none is near the top
-    assert linear._top(weight * float("nan"), bias, x, y) == (0.0, 0.0)
+    assert linear._ranks(weight, bias, x, y).tolist() == list(range(10))  # lower classes first
+    assert (linear._ranks(weight, bias, x, y + 7) >= 5).all()  # three of the classes 7 to 16 are known
+    assert (linear._ranks(weight * float("nan"), bias, x, y) >= 5).all()
 
 
 def test_evaluate(flat_encoder, colour_images):
     settings = replace(QUICK, size=8, workers=0, device="cpu", trials=2)
     found = list(linear.evaluate(flat_encoder, colour_images(60, 0), colour_images(30, 1), settings))
     names = [name for name, _ in found]
-    assert names == ["top1", "held_out_top1", "lr", "weight_decay"] * 2  # 3 classes: no top-5
+    assert names == ["top1", "held_out_top1", "lr", "weight_decay", "correct"] * 2  # 3 classes: no top-5
     assert [value for name, value in found if name == "top1"] == [100.0, 100.0]
 
 

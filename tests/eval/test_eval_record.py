@@ -16,6 +16,7 @@ from torch import nn
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval import knn, linear, record
+from seed_hub.eval.intervals import unpack
 from seed_hub.eval.record import append_result, find_result, identity, result_line, results, without_folders
 
 KNN = knn.Settings()
@@ -38,6 +39,15 @@ def line(flat_encoder, colour_images):
         return result_line("knn", values, **(given | more))
 
     return make
+
+
+def test_which_images_were_right_comes_with_the_interval(line):
+    right = torch.arange(6) < 3
+    found = line(values=[("top1_k20", 50.0), ("correct", right)])
+    assert [unpack(text, 6).tolist() for text in found["correct"]] == [right.tolist()]
+    low, high = found["interval"]
+    assert 0 <= low < 50 < high <= 100
+    assert "correct" not in found["values"] and "interval" not in line()
 
 
 def test_a_line_says_everything(line):
