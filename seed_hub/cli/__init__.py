@@ -35,7 +35,11 @@ COMMANDS = {
     "distill": ("train", "distill", "train a student, without labels, from a teacher"),
     "pretrain": ("train", "pretrain", "train a student, without labels, by itself"),
     "simclr2": ("simclr2", "simclr2", "train a classifier from few labels: pretrain, fine-tune, distill"),
-    "eval": ("evaluate", "evaluate", "measure a model by a protocol: knn, linear"),
+    "eval": (
+        "evaluate",
+        "evaluate",
+        "measure a model by a protocol: knn, linear, or all beside other models",
+    ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
     "report": ("pages", "report", "one self-contained HTML page about a run"),
 }

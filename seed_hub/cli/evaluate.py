@@ -23,21 +23,42 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     protocols = declared_in(PROTOCOLS)
     if not argv or argv[0] in ("-h", "--help"):
         rows = [("  " + name, declared.summary) for name, declared in protocols.items()]
+        rows.append(
+            ("  all", "Several protocols on a model, beside the rows that give its numbers a meaning.")
+        )
         show(f"usage: seed-hub eval PROTOCOL --model M --data D [flags]\n\n{table(rows)}")
-        return {"protocols": list(protocols)}
+        return {"protocols": [*protocols, "all"]}
     name = argv[0]
+    if name == "all":
+        from seed_hub.cli.evaluate_all import evaluate_all
+
+        return evaluate_all(argv[1:], protocols)
     if name not in protocols:
         raise SeedHubError(
             f'There is no protocol "{name}": write `seed-hub eval PROTOCOL --model M --data D` with one of '
-            f"{', '.join(protocols)}." + nearest(name, protocols)
+            f"{', '.join(protocols)}, all." + nearest(name, protocols)
         )
     given = _parse(protocols[name], argv[1:])
     own = {option.name: given[option.name] for option in protocols[name].options if option.name in given}
-    return _evaluate(name, given, own)
+    train, test = opened(given, alone=own.get("leave_one_out", False))
+    out = Path(given.get("out") or results_file(name))
+    line = measure(name, given["model"], train, test, own, out=out, again=given.get("again", False))
+    _show(line)
+    return line
 
 
 def _parse(protocol: Declared, argv: list[str]) -> dict[str, Any]:
     parser = Parser(f"eval {protocol.name}", protocol.summary)
+    add_data_flags(parser)
+    parser.add_options(f"protocol {protocol.name}", protocol.options)
+    add_record_flags(parser, protocol.name)
+    given = parser.parse(argv)
+    parser.need(given, "model", "data")
+    return given
+
+
+def add_data_flags(parser: Parser) -> Any:
+    """The model and the images; the group of flags is returned."""
     what = parser.add_argument_group("what")
     what.add_argument(
         "--model",
@@ -62,43 +83,54 @@ def _parse(protocol: Declared, argv: list[str]) -> dict[str, Any]:
         type=float,
         help="largest share of unreadable images to go on with (default: 0.01)",
     )
-    parser.add_options(f"protocol {protocol.name}", protocol.options)
+    return what
+
+
+def add_record_flags(parser: Parser, name: str) -> None:
     record = parser.add_argument_group("record")
     record.add_argument(
         "--out",
         metavar="FILE",
-        help=f"results file to add a line to (default: {_results_file(protocol.name)})",
+        help=f"results file to add to (default: {results_file(name)})",
     )
     record.add_argument(
         "--again", action="store_true", help="measure again what the results file holds already"
     )
-    given = parser.parse(argv)
-    parser.need(given, "model", "data")
-    return given
 
 
-def _evaluate(name: str, given: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    name: str,
+    model: str,
+    train: Images,
+    test: Images,
+    own: dict[str, Any],
+    *,
+    out: Path,
+    again: bool = False,
+) -> dict[str, Any]:
+    """The line of a protocol on a model: the one ``out`` holds already, or a new one, added to it.
+
+    Args:
+        own: settings of the protocol.
+        again: measure in any case.
+    """
     from seed_hub.eval.record import append_result, find_result, result_line
     from seed_hub.teachers import load_model
 
     protocol = import_module(f"seed_hub.eval.{name}")
     settings = protocol.Settings(**own)
-    out = Path(given.get("out") or _results_file(name))
-    train, test = _splits(given, alone=getattr(settings, "leave_one_out", False))
-    encoder = load_model(given["model"], image_size=settings.size or None)
+    encoder = load_model(model, image_size=settings.size or None)
     what = {
         "headline": protocol.HEADLINE,
-        "spec": given["model"],
+        "spec": model,
         "encoder": encoder,
         "train": train,
         "test": test,
         "settings": settings,
-        "facts": _facts(given["model"]),
+        "facts": _facts(model),
     }
     # The identity of a measurement is all but its values: an empty one finds a line that is there already.
-    line = (
-        None if given.get("again") else find_result(out, result_line(name, [("", 0.0)], seconds=0.0, **what))
-    )
+    line = None if again else find_result(out, result_line(name, [("", 0.0)], seconds=0.0, **what))
     if line is not None:
         say(f"measured before, on {line['date']}: this is the line of {out}; --again measures again")
     else:
@@ -107,7 +139,6 @@ def _evaluate(name: str, given: dict[str, Any], own: dict[str, Any]) -> dict[str
         line = result_line(name, values, seconds=time.monotonic() - start, **what)
         append_result(out, line)
         say(f"added to {out}")
-    _show(line)
     return line
 
 
@@ -130,7 +161,7 @@ def _split(part: dict[str, Any]) -> str:
     return f" {part['split']}" if part["split"] else ""
 
 
-def _splits(given: dict[str, Any], *, alone: bool) -> tuple[Images, Images]:
+def opened(given: dict[str, Any], *, alone: bool = False) -> tuple[Images, Images]:
     """(training images, test images); with ``alone`` both are the split that is named."""
     from seed_hub.data import list_splits, open_images
 
@@ -182,7 +213,7 @@ def _facts(spec: str) -> dict[str, Any]:
     return {}
 
 
-def _results_file(name: str) -> Path:
+def results_file(name: str) -> Path:
     """In a checkout the file that tables and cards are made of."""
     checkout = Path("hubconf.py").is_file() and Path("seed_hub").is_dir()
     return Path("eval/results") / f"{name}.jsonl" if checkout else Path("results.jsonl")
