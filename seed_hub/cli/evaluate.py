@@ -83,6 +83,14 @@ def add_data_flags(parser: Parser) -> Any:
         type=float,
         help="largest share of unreadable images to go on with (default: 0.01)",
     )
+    what.add_argument(
+        "--check-duplicates",
+        action="store_true",
+        help="say which test images are also training images; decodes every image once more",
+    )
+    what.add_argument(
+        "--drop-duplicates", action="store_true", help="the same, and leave them out of the test"
+    )
     return what
 
 
@@ -172,7 +180,15 @@ def opened(given: dict[str, Any], *, alone: bool = False) -> tuple[Images, Image
         return images, images
     test_split = given.get("split") or _test_split(test_data, list_splits(test_data), apart=test_data != data)
     train = open_images(data, split=given.get("split_train"), **how)
-    return train, open_images(test_data, split=test_split, **how)
+    test = open_images(test_data, split=test_split, **how)
+    if given.get("check_duplicates") or given.get("drop_duplicates"):
+        from seed_hub.eval.leakage import find_near_duplicates, report, without
+
+        found = find_near_duplicates(train, test, progress=Count("comparing images"))
+        say(report(found, train, test))
+        if given.get("drop_duplicates") and found:
+            test = without(test, found)
+    return train, test
 
 
 def _test_split(data: str, there: list[str], *, apart: bool) -> str | None:

@@ -18,43 +18,13 @@ from seed_hub.data.center import center_pixels
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.knn import knn_accuracy, neighbours
+from seed_hub.eval.representation import NEIGHBOURS, effective_rank, neighbour_overlap
 from seed_hub.training.method import Method
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import make_view, view_rng, whole_view
 
-NEIGHBOURS = 10
 # View numbers no run of training reaches: the held-out views never coincide with a training view.
 _WATCH_VIEW = 2**48
-
-
-def neighbour_overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
-    """Mean share of each row's k nearest neighbours (cosine, itself excluded) in ``a`` that are also its in ``b``.
-
-    ``a`` ``[N, D]`` and ``b`` ``[N, E]`` embed the same N images; k is at most N - 1. 1: the same neighbours; by chance
-    k / (N - 1).
-    """
-    k = min(k, len(a) - 1)
-    near_a, near_b = _nearest_others(a, k), _nearest_others(b, k)
-    return (near_a[:, :, None] == near_b[:, None, :]).any(2).float().mean().item()
-
-
-def _nearest_others(x: Tensor, k: int) -> Tensor:
-    """``[N, D]`` -> indices ``[N, k]`` of the nearest other rows; k < N."""
-    _, near = neighbours(x, x, k + 1)
-    # A row is first in its own list, unless a duplicate pushed it back or out: drop it where it is, else the last.
-    itself = near == torch.arange(len(x))[:, None]
-    itself[:, -1] |= ~itself.any(1)
-    return near[~itself].view(len(x), k)
-
-
-def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the centred ``[N, D]`` (Roy and Vetterli, 2007).
-
-    From 1 (all images on one line: collapse) to min(N - 1, D).
-    """
-    s = torch.linalg.svdvals((x - x.mean(0)).double())
-    p = s / s.sum().clamp_min(1e-12)
-    return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
 
 
 def view_retrieval(a: Tensor, b: Tensor) -> float:
