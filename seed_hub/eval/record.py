@@ -102,7 +102,10 @@ def _summary(found: list[float]) -> dict[str, Any]:
 
 def _settings(settings: Any, encoder: nn.Module) -> dict[str, Any]:
     """As JSON holds them, with the input size that 0 stands for."""
-    resolved = asdict(settings)
+    resolved = {
+        name: without_folders(value) if isinstance(value, str) else value
+        for name, value in asdict(settings).items()
+    }
     if resolved.get("size") == 0:
         resolved["size"] = getattr(encoder, "input_size", 0)
     infinite = {name: str(value) for name, value in resolved.items() if value == inf}  # JSON has no infinity
@@ -136,6 +139,8 @@ def without_folders(name: str) -> str:
 def _measured(encoder: nn.Module, settings: Any) -> nn.Module:
     """The part whose weights decide the number: a run and its published, headless model are one for pooled features."""
     encoder = getattr(encoder, "encoder", encoder)  # Frozen or Encoder
+    if getattr(settings, "head_layer", "none") != "none" and getattr(settings, "mode", "") == "finetune":
+        return encoder  # the head's first layer takes part
     return (
         encoder if getattr(settings, "features", "") == "projected" else getattr(encoder, "backbone", encoder)
     )

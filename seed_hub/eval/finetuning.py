@@ -1,0 +1,326 @@
+"""Supervised training for evaluation: the loop that fine-tuning, transfer and the paper's linear protocol share.
+
+    loss = mean over the batch of  -log softmax(classifier(encoder(view)))[y]          SGD with momentum
+
+The encoder is trained too, with a learning rate of its own, or frozen (eval mode, no gradient). A view is torchvision's
+random resized crop and flip, seeded by (seed, epoch, image) alone: the number of worker processes changes nothing.
+
+Legend: N training images, M test images, B batch, S side in pixels, D width of the features, C classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, cos, pi
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from seed_hub.data import Images
+from seed_hub.encoder import Encoder
+from seed_hub.errors import SeedHubError
+from seed_hub.eval.features import KINDS, extract, pick_device
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an encoder and its classifier are trained."""
+
+    epochs: int = 20
+    """passes over the training images"""
+    least_steps: int = 1
+    """epochs are added until there are that many steps: few images make few steps an epoch"""
+    batch_size: int = 256
+    """images per step; in :func:`predict` per forward pass"""
+    lr: float = 0.01
+    """of the encoder"""
+    classifier_lr: float = 0.2
+    """of the classifier"""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """shares of the run after which both learning rates are multiplied by ``factor``"""
+    factor: float = 0.2
+    """at each milestone"""
+    cosine: bool = False
+    """a half cosine to 0, step by step, instead of milestones"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 0.0
+    """on everything that is trained"""
+    frozen: bool = False
+    """the encoder stays as it is: eval mode, no gradient; only the classifier is trained"""
+    features: str = "pooled"
+    """what the classifier sees: pooled (the trunk's output) or projected (behind the encoder's head, trained with it)"""
+    crop: tuple[float, float] = (0.08, 1.0)
+    """least and greatest share of the image's area that a training view shows"""
+    flip: float = 0.5
+    """probability that a training view is mirrored"""
+    size: int = 0
+    """input side in pixels; 0: the encoder's own"""
+    seed: int = 0
+    """of the order of images, their views, and what is random in the network (dropout)"""
+    precision: str = "fp32"
+    """of the encoder: fp32 or bf16; classifier and loss are float32 either way"""
+    workers: int = 0
+    """processes that load images; -1: one less than the cores, at most 8"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps"""
+
+    def rate(self, progress: float) -> float:
+        """What the learning rates are multiplied by when the share ``progress`` of the steps, in [0, 1), is done."""
+        if self.cosine:
+            return 0.5 * (1 + cos(pi * progress))
+        # 1e-9: 60 of 100 epochs are 0.6 of the run, whatever the last bit of the quotient.
+        return self.factor ** sum(progress >= milestone - 1e-9 for milestone in self.milestones)
+
+
+def finetune(
+    encoder: Encoder,
+    classifier: nn.Module,
+    images: Images,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Train ``classifier`` and, unless it is frozen, ``encoder`` in place; modes and ``requires_grad`` are put back.
+
+    Reproducible to the bit on one CPU; on a GPU as far as its kernels are. Global random numbers are left alone.
+
+    Args:
+        encoder: moved to the recipe's device; under ``frozen`` its weights and statistics do not change.
+        classifier: ``[B, D]`` -> logits ``[B, C]``; moved likewise.
+        labels: int64 ``[N]``, each in [0, C).
+        progress: called with (views trained on, views in all).
+
+    Raises:
+        SeedHubError: a recipe that makes no sense, too few images for batch norm, or a loss that is not finite.
+    """
+    _check(encoder, classifier, images, labels, recipe)
+    device = pick_device(recipe.device)
+    encoder.to(device)
+    classifier.to(device)
+    order = _Order(len(images), recipe)
+    views = _TrainingViews(images, recipe, recipe.size or encoder.input_size)
+    labels, total, step = labels.to(device), torch.zeros((), device=device), 0
+    with _training(encoder, classifier, recipe.frozen), _own_random_numbers(recipe.seed, device):
+        optimizer = _optimizer(encoder, classifier, recipe)
+        for pixels, index in _loader(views, order, recipe, device):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * recipe.rate(step / len(order))
+            x = pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255)
+            with (
+                torch.set_grad_enabled(not recipe.frozen),
+                torch.autocast(device.type, torch.bfloat16, recipe.precision == "bf16"),
+            ):
+                features = getattr(encoder(x), recipe.features)  # [B, D]
+            loss = cross_entropy(classifier(features.float()), labels[index.to(device)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total, step = total + loss.detach(), step + 1
+            if step % order.per_epoch == 0 and not torch.isfinite(total):  # CPU-GPU sync, once an epoch
+                raise SeedHubError(
+                    f"Training {encoder.name} on {len(images)} labelled images diverged in epoch "
+                    f"{step // order.per_epoch} of {order.epochs} (the loss is not finite): lower the learning rates "
+                    f"{recipe.lr:g} (network) and {recipe.classifier_lr:g} (classifier)."
+                )
+            if progress:
+                progress(order.images_after(step), order.epochs * len(images))
+
+
+def predict(
+    encoder: Encoder,
+    classifier: nn.Module,
+    images: Images,
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Logits, float32 ``[M, C]`` on the CPU, of the centre view of each image; row i is image i. Both in eval mode."""
+    found = extract(
+        encoder,
+        images,
+        size=recipe.size,
+        batch_size=recipe.batch_size,
+        workers=recipe.workers,
+        device=recipe.device,
+        features=recipe.features,
+        precision=recipe.precision,
+        progress=progress,
+    )
+    device = pick_device(recipe.device)
+    classifier.to(device)
+    with _restored(classifier), torch.inference_mode():
+        classifier.eval()
+        return torch.cat([classifier(block.to(device)).float().cpu() for block in found.split(4096)])
+
+
+def linear_classifier(width: int, classes: int, seed: int) -> nn.Linear:
+    """``[., width] -> [., classes]``: weights N(0, 0.01) of ``seed``'s own generator, biases 0 (MoCo's and SEED's)."""
+    layer = nn.utils.skip_init(
+        nn.Linear, width, classes
+    )  # its initial values would cost global random numbers
+    nn.init.normal_(layer.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def top_scores(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """(top-1, top-5) in percent of ``[M, C]`` and int64 ``[M]``; equal logits go to the lower class.
+
+    A label beyond C and a logit that is no number are never right; with at most 5 classes top-5 says nothing.
+    """
+    known = labels < logits.shape[1]
+    logits, own = logits[known], labels[known, None]  # [m, C], [m, 1]
+    mine = logits.gather(1, own)
+    behind = (logits < mine) | ((logits == mine) & (torch.arange(logits.shape[1], device=own.device) >= own))
+    # Counted from those it beats, not those that beat it: a logit that is no number beats none.
+    rank = logits.shape[1] - behind.sum(1)  # [m], 0 is best
+    return 100 * int((rank < 1).sum()) / len(labels), 100 * int((rank < 5).sum()) / len(labels)
+
+
+def batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """All of 0 ... n - 1, shuffled by (seed, epoch), in batches; the last may be smaller.
+
+    A single image left over joins the batch before it: batch norm knows no spread of one.
+    """
+    generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
+    parts = list(torch.randperm(n, generator=generator).split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 and batch_size > 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """The keys (epoch, image) of every step, epoch after epoch: one loader for the whole run."""
+
+    def __init__(self, images: int, recipe: Recipe) -> None:
+        self.images, self.batch_size, self.seed = images, recipe.batch_size, recipe.seed
+        self.per_epoch = len(batches(images, recipe.batch_size, recipe.seed, 0))
+        self.epochs = max(recipe.epochs, ceil(recipe.least_steps / self.per_epoch))
+
+    def __len__(self) -> int:
+        return self.epochs * self.per_epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(self.epochs):
+            for part in batches(self.images, self.batch_size, self.seed, epoch):
+                yield [(epoch, i) for i in part.tolist()]
+
+    def images_after(self, step: int) -> int:
+        epoch, inside = divmod(step, self.per_epoch)
+        return epoch * self.images + inside * self.batch_size
+
+
+class _TrainingViews(Dataset):
+    """[epoch, i] -> (uint8 [3, S, S], i): a random crop, perhaps mirrored, the same whoever computes it."""
+
+    def __init__(self, images: Images, recipe: Recipe, size: int) -> None:
+        self.images, self.seed = images, recipe.seed
+        crop = v2.RandomResizedCrop(size, scale=recipe.crop)
+        self.view = v2.Compose([crop, v2.RandomHorizontalFlip(recipe.flip), v2.PILToTensor()])
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, i = key
+        image = self.images.load(i)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator of the CPU
+            torch.default_generator.manual_seed(_mixed(self.seed, epoch, 1 + i))
+            return self.view(image), i
+
+
+def _mixed(*numbers: int) -> int:
+    """64 well-mixed bits of a few numbers >= 0. Trailing zeros do not count: (1, 2) and (1, 2, 0) are the same."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _loader(views: _TrainingViews, order: _Order, recipe: Recipe, device: torch.device) -> DataLoader:
+    return DataLoader(
+        views,
+        batch_sampler=order,
+        num_workers=min(8, (os.cpu_count() or 1) - 1) if recipe.workers < 0 else recipe.workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # of the workers' seeds, which nothing here reads: not the global one
+    )
+
+
+def _optimizer(encoder: Encoder, classifier: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    groups = [{"params": list(classifier.parameters()), "peak": recipe.classifier_lr}]
+    if not recipe.frozen:
+        groups.append({"params": list(encoder.parameters()), "peak": recipe.lr})
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+@contextmanager
+def _restored(*modules: nn.Module) -> Iterator[None]:
+    """Each module's own mode and each weight's ``requires_grad`` afterwards."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    trained = [(weight, weight.requires_grad) for module in modules for weight in module.parameters()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for weight, wanted in trained:
+            weight.requires_grad_(wanted)
+
+
+@contextmanager
+def _training(encoder: Encoder, classifier: nn.Module, frozen: bool) -> Iterator[None]:
+    with _restored(encoder, classifier):
+        encoder.train(not frozen).requires_grad_(not frozen)
+        classifier.train().requires_grad_(True)
+        try:
+            yield
+        finally:
+            for weight in (*encoder.parameters(), *classifier.parameters()):
+                weight.grad = None
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from ``seed`` within; the generators are afterwards as they were."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _check(encoder: Encoder, classifier: nn.Module, images: Images, labels: Tensor, recipe: Recipe) -> None:
+    if not isinstance(encoder, Encoder):  # a Frozen would be read, and nothing but the classifier trained
+        raise TypeError(
+            f"finetune trains an Encoder, not a {type(encoder).__name__}: give a copy of its encoder"
+        )
+    if len(labels) != len(images):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    if recipe.features not in KINDS or (recipe.features == "projected" and encoder.head is None):
+        raise SeedHubError(f'{encoder.name} has no "{recipe.features}" features to train on.')
+    if recipe.precision not in ("fp32", "bf16"):
+        raise SeedHubError(f'There is no precision "{recipe.precision}" here: choose "fp32" or "bf16".')
+    if (
+        min(recipe.epochs, recipe.batch_size) < 1
+        or min(recipe.lr, recipe.classifier_lr) < 0
+        or recipe.seed < 0
+    ):
+        raise SeedHubError(
+            "Training on labels needs at least one epoch, a batch of at least one image, and no learning rate or seed "
+            f"below 0, not {recipe.epochs}, {recipe.batch_size}, {recipe.lr:g}, {recipe.classifier_lr:g}, {recipe.seed}."
+        )
+    parts = [*classifier.modules(), *(() if recipe.frozen else encoder.modules())]
+    normed = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts)
+    if not len(images) or (normed and min(len(images), recipe.batch_size) < 2):
+        raise SeedHubError(
+            f"{encoder.name} cannot be trained on {len(images)} image(s) of {images.source} in batches of "
+            f"{recipe.batch_size}: at least one is needed, and two in each batch under batch norm."
+        )

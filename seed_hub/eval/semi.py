@@ -1,0 +1,256 @@
+"""Semi-supervised: how far does the network get with 1 % and 10 % of the labels?
+
+    labelled images = share of each class, one of each at least, drawn by a seed (or the lists in a folder)
+    minimise over the network and W, b:  mean over labelled images of  -log softmax(W h + b)[y];  score h on the test split
+
+h is the pooled output or, where the encoder carries a projection head with a hidden layer, the output of that layer
+(SimCLR v2, Chen et al. 2020, arXiv 2006.10029). Mode "frozen" trains W and b alone on the pooled output, which is what
+DisCo and BINGO report. The recipe is SwAV's (Caron et al. 2020, arXiv 2006.09882, its code): SGD with momentum 0.9,
+batch 256, 20 epochs, x0.2 after 12 and 16 of them, learning rates of network and classifier 0.02 and 5 (1 %), 0.01 and
+0.2 (10 %), no weight decay, crop and flip.
+
+Where we differ, for data sets smaller than ImageNet:
+- epochs are added until there are `least_steps` steps: 1 % of ImageNet makes 1,000 steps, 1 % of 1,500 images makes 20.
+- with fewer labelled images than a batch holds, both learning rates shrink in proportion (the linear scaling rule), as
+  they do for a smaller batch.
+- test images are centre squares of the short side, not 224 of 256 pixels.
+
+Legend: N labelled images, M test images, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from seed_hub.data import Images, choose_share
+from seed_hub.encoder import Encoder, Frozen
+from seed_hub.errors import SeedHubError
+from seed_hub.eval.finetuning import Progress, Recipe, finetune, linear_classifier, predict, top_scores
+from seed_hub.eval.labels import paired_labels
+
+_log = logging.getLogger(__name__)
+
+HEADLINE = "top1_1pct"
+# (network, classifier). 0.05: between the two shares the recipes were made for, 1 % and 10 %.
+FEW, FEW_RATES, RATES, FROZEN_RATES = 0.05, (0.02, 5.0), (0.01, 0.2), (0.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is labelled, and how the network learns from it."""
+
+    share: tuple[float, ...] = (0.01, 0.1)
+    """shares of the training images whose label is used"""
+    trials: int = 3
+    """runs per share, with seeds seed, seed + 1, ...: each draws its own images"""
+    seed: int = 0
+    """of the lists and of the training"""
+    mode: str = "finetune"
+    """finetune: the whole network learns; frozen: only a linear classifier does (DisCo's and BINGO's)"""
+    head_layer: str = "auto"
+    """auto: fine-tune from behind the first layer of the projection head, if there is one; none: from the pooled output"""
+    lists: str = ""
+    """folder of lists of labelled images, such as 1percent.txt; those that are not there are written (default: none)"""
+    epochs: int = 0
+    """passes over the labelled images; 0: 20 (finetune), 100 (frozen)"""
+    least_steps: int = 200
+    """epochs are added until there are that many steps"""
+    lr: tuple[float, ...] = ()
+    """of the network, one for each share or one for all (default: 0.02 below a share of 0.05, else 0.01, times batch / 256)"""
+    classifier_lr: tuple[float, ...] = ()
+    """of the classifier, likewise (default: 5 below a share of 0.05, else 0.2; frozen: 3; times batch / 256)"""
+    weight_decay: float = 0.0
+    """on everything that learns"""
+    train_batch: int = 256
+    """images per step of training"""
+    crop_least: float = 0.08
+    """smallest share of an image's area that a training view shows"""
+    size: int = 0
+    """input side in pixels; 0: the model's own"""
+    precision: str = "fp32"
+    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
+    batch_size: int = 256
+    """images per forward pass"""
+    workers: int = -1
+    """processes that load images; -1: one less than the cores, at most 8"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps"""
+
+
+def evaluate(
+    encoder: Frozen | Encoder,
+    train: Images,
+    test: Images,
+    settings: Settings = Settings(),
+    *,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Yields ``top1_1pct``, ``top5_1pct`` (with more than 5 classes), ``top1_10pct``, ... once per trial."""
+    _check(settings)
+    train_y, test_y = paired_labels(train, test)
+    _say_single_images(train)
+    source = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    kept = kept_layers(source) if (settings.mode, settings.head_layer) == ("finetune", "auto") else None
+    for place, share in enumerate(settings.share):
+        for trial in range(settings.trials):
+            seed = settings.seed + trial
+            chosen = labelled_images(train, share, seed, settings.lists)
+            recipe = recipe_for(settings, place, seed, images=len(chosen), projected=kept is not None)
+            network = copy.deepcopy(source)
+            network.head = copy.deepcopy(kept)
+            width = network.width if kept is None else _width(kept)
+            classifier = linear_classifier(width, int(max(train_y.max(), test_y.max())) + 1, seed)
+            labels = torch.from_numpy(np.array(chosen.labels, dtype=np.int64))
+            finetune(network, classifier, chosen, labels, recipe, progress=progress)
+            for_test = replace(recipe, batch_size=settings.batch_size)
+            top1, top5 = top_scores(predict(network, classifier, test, for_test, progress=progress), test_y)
+            yield f"top1_{100 * share:g}pct", top1
+            if classifier.out_features > 5:
+                yield f"top5_{100 * share:g}pct", top5
+
+
+def recipe_for(settings: Settings, place: int, seed: int, *, images: int, projected: bool = False) -> Recipe:
+    """The training on ``images`` images, the settings' share number ``place``; see the top of this file."""
+    few, frozen = settings.share[place] < FEW, settings.mode == "frozen"
+    scale = min(images, settings.train_batch) / 256
+    rates = [scale * rate for rate in (FROZEN_RATES if frozen else FEW_RATES if few else RATES)]
+    given = settings.lr, settings.classifier_lr
+    lr, classifier_lr = (
+        own[place % len(own)] if own else rate for own, rate in zip(given, rates, strict=True)
+    )
+    return Recipe(
+        epochs=settings.epochs or (100 if frozen else 20),
+        least_steps=settings.least_steps,
+        batch_size=settings.train_batch,
+        lr=lr,
+        classifier_lr=classifier_lr,
+        factor=0.1 if frozen else 0.2,
+        weight_decay=settings.weight_decay,
+        frozen=frozen,
+        features="projected" if projected else "pooled",
+        crop=(settings.crop_least, 1.0),
+        seed=seed,
+        **{name: getattr(settings, name) for name in ("size", "precision", "workers", "device")},
+    )
+
+
+def kept_layers(encoder: Encoder) -> nn.Sequential | None:
+    """The first linear layer of the encoder's projection head and what follows it up to the next (norm, activation).
+
+    None without a head, or where the head has no hidden layer.
+    """
+    layers = list(encoder.head) if isinstance(encoder.head, nn.Sequential) else []
+    linear = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    return nn.Sequential(*layers[: linear[1]]) if len(linear) > 1 else None
+
+
+def labelled_images(train: Images, share: float, seed: int, folder: str = "") -> Images:
+    """``share`` of ``train``, of every class alike and one of each at least; the same for the same seed.
+
+    Args:
+        folder: where lists lie, one name per line. ``1percent_seed0.txt`` or, for all seeds, ``1percent.txt`` (as
+            SimCLR's are called) is taken; without either the images are drawn, and the first is written.
+    """
+    if not folder:
+        return choose_share(train, share, seed)
+    for_all = Path(folder).expanduser() / f"{100 * share:g}percent.txt"
+    own = for_all.with_name(f"{100 * share:g}percent_seed{seed}.txt")
+    for path in (own, for_all):
+        if path.exists():
+            return read_list(path, train)
+    chosen = choose_share(train, share, seed)
+    names = [_listed(chosen, i) for i in range(len(chosen))]
+    try:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text("\n".join(names) + "\n", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise SeedHubError(f"The list {own} cannot be written: {error.strerror}.") from error
+    return chosen
+
+
+def read_list(path: Path, train: Images) -> Images:
+    """The images of ``train`` that the file names, in the order of ``train``.
+
+    A line is the name of an image as ``Images.name`` gives it, or its last part, as in SimCLR's lists of ImageNet.
+
+    Raises:
+        SeedHubError: a name that no image has, or two have; a list that shows fewer than 2 classes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise SeedHubError(f"The list {path} cannot be read: {error.strerror}.") from error
+    whole: dict[str, int] = {}
+    last: dict[str, list[int]] = {}
+    for i in range(len(train)):
+        name = _listed(train, i)
+        whole[name] = i
+        last.setdefault(name.rpartition("/")[2], []).append(i)
+    chosen = set()
+    for line in filter(None, (line.rstrip("\r") for line in lines)):
+        found = [whole[line]] if line in whole else last.get(line, [])
+        if len(found) != 1:
+            raise SeedHubError(
+                f'"{line}" of the list {path} names {len(found) or "none"} of the {len(train)} images of {train.source}: '
+                + (
+                    "write the folder with it."
+                    if found
+                    else "use the list made for these images, or remove the line."
+                )
+            )
+        chosen.add(found[0])
+    subset = train.subset(np.array(sorted(chosen), dtype=np.int64))
+    shown, there = (0 if part.labels is None else len(np.unique(part.labels)) for part in (subset, train))
+    if shown < 2:
+        raise SeedHubError(f"The list {path} shows {shown} class(es), and training needs at least 2.")
+    if shown < there:
+        _log.warning("The list %s shows %d of %d classes: the others cannot be learnt.", path, shown, there)
+    return subset
+
+
+def _listed(images: Images, i: int) -> str:
+    """The name of image ``i`` as lists have it on every system."""
+    return images.name(i).replace(os.sep, "/")
+
+
+def _width(kept: nn.Sequential) -> int:
+    return next(layer.out_features for layer in kept if isinstance(layer, nn.Linear))
+
+
+def _say_single_images(train: Images) -> None:
+    kinds, counts = np.unique(np.asarray(train.labels), return_counts=True)
+    single = [str(kind) if train.classes is None else train.classes[kind] for kind in kinds[counts == 1]]
+    if single:
+        _log.warning(
+            "%d of the classes have a single training image (%s%s): every list holds it, whatever its share and seed.",
+            len(single),
+            ", ".join(single[:5]),
+            ", ..." if len(single) > 5 else "",
+        )
+
+
+def _check(settings: Settings) -> None:
+    if settings.mode not in ("finetune", "frozen") or settings.head_layer not in ("auto", "none"):
+        raise SeedHubError(
+            f'There is no mode "{settings.mode}" with head layer "{settings.head_layer}": choose finetune or frozen, '
+            "and auto or none."
+        )
+    if not settings.share or not all(0 < share <= 1 for share in settings.share) or settings.trials < 1:
+        raise SeedHubError(
+            f"Shares of the labels lie above 0 and up to 1, and there is at least one trial: not {settings.share}, "
+            f"{settings.trials}."
+        )
+    for name, rates in (("lr", settings.lr), ("classifier_lr", settings.classifier_lr)):
+        if len(rates) not in (0, 1, len(settings.share)):
+            raise SeedHubError(
+                f"{name} has {len(rates)} values for {len(settings.share)} shares: give one for each, or one for all."
+            )
