@@ -38,7 +38,7 @@ COMMANDS = {
     "eval": (
         "evaluate",
         "evaluate",
-        "measure a model by a protocol: knn, linear, or all beside other models",
+        "measure a model by a protocol, or by several beside other models (all)",
     ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
     "report": ("pages", "report", "one self-contained HTML page about a run"),

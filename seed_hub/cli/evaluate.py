@@ -40,8 +40,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         )
     given = _parse(protocols[name], argv[1:])
     own = {option.name: given[option.name] for option in protocols[name].options if option.name in given}
-    train, test = opened(given, alone=own.get("leave_one_out", False))
     out = Path(given.get("out") or results_file(name))
+    if "suite" in given:
+        return {"results": _measure_suite(name, given, own, out)}
+    train, test = opened(given, alone=own.get("leave_one_out", False))
     line = measure(name, given["model"], train, test, own, out=out, again=given.get("again", False))
     _show(line)
     return line
@@ -49,12 +51,48 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
 def _parse(protocol: Declared, argv: list[str]) -> dict[str, Any]:
     parser = Parser(f"eval {protocol.name}", protocol.summary)
-    add_data_flags(parser)
+    what = add_data_flags(parser)
+    if protocol.constants.get("SUITES"):
+        what.add_argument(
+            "--suite",
+            metavar="FILE",
+            help="JSON file of several data sets, in place of --data: a line for each",
+        )
+        what.add_argument(
+            "--suite-root",
+            metavar="DIR",
+            help="folder that the suite's paths start from (default: the file's own)",
+        )
     parser.add_options(f"protocol {protocol.name}", protocol.options)
     add_record_flags(parser, protocol.name)
     given = parser.parse(argv)
-    parser.need(given, "model", "data")
+    parser.need(given, "model", *([] if "suite" in given else ["data"]))
+    if "suite_root" in given and "suite" not in given:
+        raise SeedHubError(
+            "--suite-root is where the paths of a suite start from: name the suite with --suite."
+        )
+    for said in ("data", "test_data", "split_train", "split", "metric"):
+        if "suite" in given and said in given:
+            flag = "--" + said.replace("_", "-")
+            raise SeedHubError(
+                f"A suite says for each data set what {flag} says for one: leave one of them out."
+            )
     return given
+
+
+def _measure_suite(name: str, given: dict[str, Any], own: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """One line for each data set of a suite, measured by the metric it names."""
+    from seed_hub.eval.suite import read_suite
+
+    lines = []
+    for entry in read_suite(given["suite"], given.get("suite_root")):
+        one = {"data": entry.data, "split_train": entry.train, "split": entry.test}
+        train, test = opened(given | one)
+        own_metric = own | {"metric": entry.metric}
+        again = given.get("again", False)
+        lines.append(measure(name, given["model"], train, test, own_metric, out=out, again=again))
+        _show(lines[-1])
+    return lines
 
 
 def add_data_flags(parser: Parser) -> Any:
@@ -129,7 +167,7 @@ def measure(
     settings = protocol.Settings(**own)
     encoder = load_model(model, image_size=settings.size or None)
     what = {
-        "headline": protocol.HEADLINE,
+        "headline": getattr(settings, "metric", protocol.HEADLINE),
         "spec": model,
         "encoder": encoder,
         "train": train,
