@@ -13,7 +13,7 @@ Between ``<!-- gaps:NAME STUDENT/ALONE/TEACHER ... -->`` and ``<!-- /gaps -->`` 
 how much of the gap from ALONE to TEACHER the STUDENT closes.
 
 Between ``<!-- methods:NAME -->`` and ``<!-- /methods -->`` the methods of ``NAME.jsonl`` are compared, the best first, with
-what each costs by ``methods_cost.jsonl``.
+what each costs by ``cost/methods.jsonl``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RESULTS = ROOT / "eval" / "results"
 _BLOCK = re.compile(r"^(<!-- results:([\w.-]+) -->\n)(.*?)^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
 _GAPS = re.compile(r"^(<!-- gaps:([\w.-]+) ([^\n]+) -->\n)(.*?)^(<!-- /gaps -->)$", re.DOTALL | re.MULTILINE)
 _METHODS = re.compile(r"^(<!-- methods:([\w.-]+) -->\n)(.*?)^(<!-- /methods -->)$", re.DOTALL | re.MULTILINE)
-COSTS = "methods_cost.jsonl"
+COSTS = "cost/methods.jsonl"
 _FACTS = {"method": "method", "teacher": "teacher", "images_seen": "images seen", "hours": "training, h"}
 # May differ between the rows or trials of one table; any other setting must be the same in a column.
 _FREE = {*HOW_FAST, "size", "seed", "trials", "k"}

@@ -91,17 +91,23 @@ def _weight(weight: Weight) -> dict[str, Any]:
 
 
 def _scores(student: Student) -> Iterator[dict[str, Any]]:
-    """Lines of the results files that measured ``student``, in order."""
-    from seed_hub.eval.record import results
+    """Lines of the results files that measured ``student``, in order; what several files hold comes once."""
+    from seed_hub.eval.record import identity, results
 
+    seen = set()
     for folder in RESULTS:
         for path in sorted(folder.glob("*.jsonl")):
             for line in results(path):
                 model = line["model"]
-                if student.name in (
-                    model["name"].split(".")[0],
-                    model["spec"].removeprefix("untrained:").split(".")[0],
+                if (
+                    student.name
+                    in (
+                        model["name"].split(".")[0],
+                        model["spec"].removeprefix("untrained:").split(".")[0],
+                    )
+                    and identity(line) not in seen
                 ):
+                    seen.add(identity(line))
                     yield line
 
 

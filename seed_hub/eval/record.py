@@ -21,7 +21,6 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.intervals import interval, pack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +56,8 @@ def result_line(
         settings: the protocol's frozen dataclass.
         facts: anything a table should know of the model (method, teacher, images seen, cost).
     """
+    from seed_hub.eval.intervals import interval, pack  # numpy: `seed-hub info` reads results without it
+
     grouped: dict[str, list[float]] = {}
     correct = []
     for name, value in values:

@@ -79,7 +79,7 @@ def test_a_row_from_images_to_a_line_and_its_cost(scripts, monkeypatch, tmp_path
     found = [json.loads(line) for line in (tmp_path / "results" / "methods.jsonl").read_text().splitlines()]
     assert len(found) == 6  # untrained, the teacher, the row: k-NN and linear of each
     spent = ["cost.py", "--runs", str(tmp_path / "runs"), "--rounds", "1"]
-    monkeypatch.setattr(sys, "argv", [*spent, "--results", str(tmp_path / "results" / "methods_cost.jsonl")])
+    monkeypatch.setattr(sys, "argv", [*spent, "--results", str(tmp_path / "results" / "cost/methods.jsonl")])
     monkeypatch.setattr(cost, "WARM_UP", 1)
     cost.main()
     page = tmp_path / "page.md"

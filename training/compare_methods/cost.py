@@ -1,4 +1,4 @@
-"""What a step of each method costs: images per second and peak memory, into eval/results/methods_cost.jsonl.
+"""What a step of each method costs: images per second and peak memory, into eval/results/cost/methods.jsonl.
 
     python training/compare_methods/cost.py --runs runs/compare
 
@@ -52,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", required=True, type=Path, help="folder of the runs that compare.py left")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--results", type=Path, default=Path("eval/results/methods_cost.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path("eval/results/cost/methods.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
