@@ -84,13 +84,15 @@ def test_info_shows_the_scores_that_were_measured(
         "model": {
             "spec": "r18_seed",
             "name": "seed_resnet18",
+            "sha256": "a",
             "facts": {"method": "seed", "teacher": "seed:moco"},
         },
-        "data": {"test": {"source": "pets", "split": "validation", "images": 4000}},
+        "data": {"test": {"source": "pets", "split": "validation", "images": 4000, "fingerprint": "f"}},
         "settings": {"size": 64},
     }
-    other = {**line, "mean": 99.9, "model": {"spec": "x", "name": "seed_resnet34"}}
+    other = {**line, "mean": 99.9, "model": {"spec": "x", "name": "seed_resnet34", "sha256": "b"}}
     (tmp_path / "knn.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(other) + "\n")
+    (tmp_path / "more.jsonl").write_text(json.dumps(line) + "\n")  # the same in another file: shown once
     monkeypatch.setattr(zoo, "RESULTS", (tmp_path, tmp_path / "absent"))
     answer = hub("info", "seed_resnet18", "--json")
     assert answer.json["scores"] == [line]
