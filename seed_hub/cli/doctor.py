@@ -30,6 +30,7 @@ NEEDED = {
     "rich": "13.0",
     "matplotlib": "3.8",
     "scikit-learn": "1.4",
+    "scipy": "1.11",
 }
 EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # extra -> distribution
 GB = 1e9

@@ -518,12 +518,12 @@ def test_eval_of_one_split_and_of_two_places(
 
 
 def test_where_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    from seed_hub.cli.evaluate import _results_file
+    from seed_hub.cli.evaluate import results_file
 
     monkeypatch.chdir(tmp_path)
-    assert _results_file("knn") == Path("results.jsonl")
+    assert results_file("knn") == Path("results.jsonl")
     monkeypatch.chdir(root)
-    assert _results_file("knn") == Path("eval/results/knn.jsonl")
+    assert results_file("knn") == Path("eval/results/knn.jsonl")
 
 
 def test_embed_writes_the_same_numbers_in_three_formats(
