@@ -32,7 +32,12 @@ NEEDED = {
     "scikit-learn": "1.4",
     "scipy": "1.11",
 }
-EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # extra -> distribution
+EXTRAS = {
+    "detection": "pycocotools",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}  # extra -> distribution
 GB = 1e9
 
 

@@ -181,7 +181,8 @@ def measure(
         say(f"measured before, on {line['date']}: this is the line of {out}; --again measures again")
     else:
         start = time.monotonic()
-        values = list(protocol.evaluate(encoder, train, test, settings, progress=Count("features")))
+        count = Count(getattr(protocol, "COUNTS", "features"))
+        values = list(protocol.evaluate(encoder, train, test, settings, progress=count))
         line = result_line(name, values, seconds=time.monotonic() - start, **what)
         append_result(out, line)
         say(f"added to {out}")

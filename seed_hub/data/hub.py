@@ -25,6 +25,7 @@ class HubStore:
         if not len(rows):
             raise SeedHubError(f'"{where}" holds no rows.')
         rows = rows.with_format(None)
+        self.rows = rows  # the whole table: boxes are in another column
         schema = rows.features.arrow_schema
         column = image_column(schema, image, where)
         found, self.classes = label_column(schema, label, where)

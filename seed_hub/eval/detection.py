@@ -1,0 +1,241 @@
+"""Detection: how good are the boxes after fine-tuning Faster R-CNN from these weights?
+
+    1. Faster R-CNN (detector.py) on a copy of the network, all of it trained by SGD for a number of iterations
+    2. AP of the test split's boxes, as COCO counts it (detection_scores.py)
+
+The defaults are the VOC 07+12 protocol of MoCo, which SEED's follow-ups (DisCo, BINGO, CoSS) run too: 24,000 iterations
+of 16 images, short side 480 to 800 px, batch norm trained. A data set of hundreds of images wants fewer iterations.
+Where we differ: torchvision's Faster R-CNN instead of detectron2's (RoIAlign without the half-pixel shift, 2,000
+regions before suppression instead of 12,000), batch norm over one process's images instead of all GPUs', and every
+image in turn, also those that show nothing.
+
+On the CPU the same seed gives the same weights; on a GPU RoIAlign's gradient is summed in no fixed order.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+from torch import nn
+
+from seed_hub.data import Images
+from seed_hub.data.boxes import Boxes, paired_boxes
+from seed_hub.data.splits import listed
+from seed_hub.encoder import Encoder, Frozen
+from seed_hub.errors import SeedHubError
+from seed_hub.eval.detection_scores import detection_scores, require_pycocotools
+from seed_hub.eval.detector import HEADS, NORMS, batches_of, build_detector, predict
+from seed_hub.eval.features import pick_device
+
+_log = logging.getLogger(__name__)
+
+HEADLINE = "AP"
+COUNTS = "steps"
+"""what ``progress`` counts"""
+LEAST_SIZE = 64  # px; below it the map of stride 32 is one cell
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the detector is fine-tuned and tested."""
+
+    iterations: int = 24_000
+    """steps of SGD"""
+    train_batch: int = 16
+    """images per step"""
+    lr: float = 0.02
+    """learning rate, for 16 images per step: with fewer, less in proportion"""
+    warm_up: int = 100
+    """steps in which the learning rate rises from 0"""
+    milestones: tuple[float, ...] = (0.75, 0.917)
+    """shares of the iterations after which the learning rate falls to a tenth"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 1e-4
+    """of SGD, on all weights"""
+    size: int = 800
+    """short side of test images in pixels"""
+    train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """short sides of training images in pixels, one drawn for each"""
+    longest: int = 1333
+    """bound of the long side in pixels, which comes first"""
+    flip: bool = True
+    """half of the training images are mirrored; false: none"""
+    head: str = "fpn"
+    """fpn: feature pyramid, any network with stages; c4: as MoCo and SEED, ResNets only"""
+    norm: str = "train"
+    """batch norm of the trunk: train, or frozen (for few images per step)"""
+    rois: int = 512
+    """regions per training image that the box head learns from"""
+    box_format: str = "xywh"
+    """of a table's boxes: xywh (COCO) or xyxy"""
+    seed: int = 0
+    """of the head's weights, the order, mirroring and sizes of images, and the regions drawn"""
+    trials: int = 1
+    """runs of the whole training, with seeds seed, seed + 1, ..."""
+    precision: str = "fp32"
+    """of the trunk: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
+    batch_size: int = 8
+    """test images per forward pass"""
+    workers: int = -1
+    """processes that load images; -1: one less than the cores, at most 8"""
+    device: str = "auto"
+    """auto, cpu, cuda"""
+
+
+def evaluate(
+    encoder: Frozen | Encoder,
+    train: Images,
+    test: Images,
+    settings: Settings = Settings(),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Yields ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` in percent per trial.
+
+    A size of which the test split has no object has no score. ``progress`` counts the steps of all trials.
+    """
+    _check(settings)
+    require_pycocotools()  # before hours of training
+    if train is test or (train.fingerprint, train.split) == (test.fingerprint, test.split):
+        raise SeedHubError(
+            f"Training and test images are both {train.source}: name another split to test on."
+        )
+    train_boxes, test_boxes = paired_boxes(train, test, box_format=settings.box_format)
+    _warn_untrained(train_boxes, test_boxes)
+    for trial in range(settings.trials):
+        seeded = replace(settings, seed=settings.seed + trial)
+
+        def count(done: int, of: int, trial: int = trial) -> None:
+            if progress:
+                progress(trial * of + done, settings.trials * of)
+
+        detector = fine_tune(encoder, train, train_boxes, seeded, progress=count)
+        found = predict(
+            detector, test, batch_size=settings.batch_size, workers=settings.workers, device=settings.device
+        )
+        yield from detection_scores(found, test_boxes).items()
+
+
+def fine_tune(
+    encoder: Frozen | Encoder,
+    images: Images,
+    boxes: Sequence[Boxes],
+    settings: Settings = Settings(),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module:
+    """A torchvision detector trained on ``images``, in eval mode on the device of ``settings``; ``encoder`` stays as it is.
+
+    Args:
+        boxes: of each image, from :func:`seed_hub.data.boxes.boxes_of`.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        SeedHubError: a network without the stages it needs, images without boxes, a training that diverges.
+    """
+    _check(settings)
+    if not any((~each.crowd).any() for each in boxes):
+        raise SeedHubError(f"{images.source} has no boxes to learn from: annotate some.")
+    device = pick_device(settings.device)
+    with _seeded(settings.seed):
+        own = copy.deepcopy(encoder.encoder if isinstance(encoder, Frozen) else encoder).requires_grad_(True)
+        detector = build_detector(
+            own,
+            len(boxes[0].names),
+            **{
+                name: getattr(settings, name)
+                for name in ("size", "longest", "head", "norm", "rois", "precision")
+            },
+        ).to(device)
+        detector.transform.min_size = settings.train_sizes  # one is drawn for each image
+        _train(detector.train(), images, boxes, settings, device, progress)
+        detector.transform.min_size = (settings.size,)
+    return detector.eval()
+
+
+def _train(
+    detector: nn.Module,
+    images: Images,
+    boxes: Sequence[Boxes],
+    settings: Settings,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in detector.parameters() if parameter.requires_grad],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    batches = batches_of(
+        images, draws(len(images), settings), boxes=boxes, workers=settings.workers, device=device
+    )
+    for step, (pixels, targets) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * schedule(step, settings)
+        loss = sum(detector(pixels, targets).values())
+        value = loss.item()  # CPU-GPU sync, as the choice of regions is in every step anyway
+        if not isfinite(value):
+            raise SeedHubError(
+                f"The detector diverged at step {step + 1} of {settings.iterations} (its loss is {value}): "
+                "use a lower --lr or a longer --warm-up."
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if progress:
+            progress(step + 1, settings.iterations)
+
+
+def schedule(step: int, settings: Settings) -> float:
+    """The learning rate's factor at a step from 0: a linear rise, then a tenth from each milestone on."""
+    rise = min(1.0, (step + 1) / (settings.warm_up + 1))
+    return rise * 0.1 ** sum(step >= share * settings.iterations for share in settings.milestones)
+
+
+def draws(n: int, settings: Settings) -> list[list[tuple[int, bool]]]:
+    """(image, mirrored) of every batch: all n images in a new order, again and again; a function of the seed alone."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    needed = settings.iterations * settings.train_batch
+    order = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-needed // n))])[:needed]
+    mirrored = (torch.rand(needed, generator=generator) < 0.5) & settings.flip
+    pairs = list(zip(order.tolist(), mirrored.tolist(), strict=True))
+    return [pairs[first : first + settings.train_batch] for first in range(0, needed, settings.train_batch)]
+
+
+def _check(settings: Settings) -> None:
+    for name, known in (("head", HEADS), ("norm", NORMS), ("precision", ("fp32", "bf16"))):
+        if getattr(settings, name) not in known:
+            raise SeedHubError(
+                f'There is no {name} "{getattr(settings, name)}": choose {" or ".join(known)}.'
+            )
+    counts = ("iterations", "train_batch", "trials", "batch_size", "rois")
+    if min(getattr(settings, name) for name in counts) < 1 or settings.warm_up < 0 or not settings.lr > 0:
+        raise SeedHubError(
+            f"Detection needs {', '.join(counts)} >= 1, a warm-up >= 0 and a learning rate > 0."
+        )
+    if min(settings.size, settings.longest, *(settings.train_sizes or (0,))) < LEAST_SIZE:
+        raise SeedHubError(f"Detection needs sizes of at least {LEAST_SIZE} px, and one to train at.")
+
+
+def _warn_untrained(train: Sequence[Boxes], test: Sequence[Boxes]) -> None:
+    learnt, asked = ({int(label) for boxes in split for label in boxes.labels} for split in (train, test))
+    if absent := [test[0].names[label - 1] for label in sorted(asked - learnt)]:
+        _log.warning(
+            "%d of the test classes have no training box (%s): their AP is 0.", len(absent), listed(absent)
+        )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's generators start at ``seed`` within (torchvision draws from them), and are as they were afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
