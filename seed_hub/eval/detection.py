@@ -36,6 +36,8 @@ from seed_hub.eval.features import pick_device
 _log = logging.getLogger(__name__)
 
 HEADLINE = "AP"
+NEEDS_LABELS = False
+"""of whole images: it reads boxes"""
 COUNTS = "steps"
 """what ``progress`` counts"""
 LEAST_SIZE = 64  # px; below it the map of stride 32 is one cell
