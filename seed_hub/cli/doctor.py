@@ -14,6 +14,7 @@ from typing import Any
 
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import facts, show
+from seed_hub.machine import cores
 
 # What pyproject.toml asks for (a test compares): distribution -> lowest version.
 NEEDED = {
@@ -49,7 +50,7 @@ def doctor(argv: list[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": found,
         "extras": {extra: _version(name) for extra, name in EXTRAS.items()},
-        "cores": _cores(),
+        "cores": cores(),
         "memory_gb": _memory(),
         "shared_memory_gb": _shared_memory(),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
@@ -173,15 +174,6 @@ def _cpu_name() -> str:
     from seed_hub.eval.record import machine
 
     return str(machine()["cpu"])
-
-
-def _cores() -> int:
-    """That this process may use: affinity, and a container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
-    return cores
 
 
 def _memory() -> float | None:

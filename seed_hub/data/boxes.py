@@ -7,24 +7,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from seed_hub.data.box_sources import Annotated, annotated
 from seed_hub.data.folder import FolderStore
 from seed_hub.data.images import Images
-from seed_hub.data.parquet import ParquetStore
 from seed_hub.data.splits import listed
 from seed_hub.errors import SeedHubError
 
@@ -32,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 FORMATS = ("xywh", "xyxy")
 ROUNDING = 0.01  # px: COCO files are written with two decimals; a smaller overhang, or side, is none
-_CATEGORY = ("category", "category_id", "label", "labels")
-_CROWD = ("iscrowd", "is_crowd")
 
 
 @dataclass(frozen=True)
@@ -57,17 +50,6 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclass
-class _Annotations:
-    """Of one image, as written."""
-
-    boxes: list[list[float]]
-    categories: list[Any]
-    areas: list[float | None]
-    crowds: list[Any]
-    size: tuple[int, int] | None = None  # (width, height) that the boxes were drawn on, if it is said
 
 
 def boxes_of(images: Images, *, box_format: str = "xywh") -> list[Boxes]:
@@ -96,7 +78,7 @@ def paired_boxes(train: Images, test: Images, *, box_format: str = "xywh") -> tu
 def _numbered(splits: Sequence[Images], box_format: str) -> list[list[Boxes]]:
     if box_format not in FORMATS:
         raise SeedHubError(f'There is no box format "{box_format}": choose one of {", ".join(FORMATS)}.')
-    found = [_annotations(images) for images in splits]
+    found = [annotated(images) for images in splits]
     for images, (rows, _) in zip(splits, found, strict=True):
         _check_paired(images, rows)
     number, names = _classes(splits, found)
@@ -109,108 +91,7 @@ def _numbered(splits: Sequence[Images], box_format: str) -> list[list[Boxes]]:
     return cleaned
 
 
-def _annotations(images: Images) -> tuple[list[_Annotations], dict[Any, str] | None]:
-    """(annotations of each image, names by category if they are declared)."""
-    store = images.store
-    if isinstance(store, FolderStore):
-        return _from_coco(images, store.root)
-    if isinstance(store, ParquetStore):
-        return _from_tables(images, [_objects(pq.ParquetFile(file), images) for file in store.files])
-    rows = getattr(store, "rows", None)  # a data set of the `datasets` library, with all its columns
-    if rows is None or "objects" not in rows.column_names:
-        raise _no_boxes(images, [] if rows is None else rows.column_names)
-    return _from_tables(images, [rows.select_columns(["objects"]).with_format("arrow")[:]])
-
-
-def _objects(file: pq.ParquetFile, images: Images) -> pa.Table:
-    with file:
-        names = file.schema_arrow.names
-        if "objects" not in names:
-            raise _no_boxes(images, names)
-        return file.read(columns=["objects"])
-
-
-def _no_boxes(images: Images, columns: list[str]) -> SeedHubError:
-    return SeedHubError(
-        f'{images.source} has no column "objects" among its columns {listed(columns)}: boxes are read from one that '
-        'holds "bbox" and "category" of each image.'
-    )
-
-
-def _from_tables(images: Images, tables: list[pa.Table]) -> tuple[list[_Annotations], dict[Any, str] | None]:
-    column = pa.chunked_array([chunk for table in tables for chunk in table["objects"].chunks])
-    rows = []
-    for cell in column.take(pa.array(images.original_index)).to_pylist():
-        if isinstance(cell, list):  # a list of objects instead of an object of lists
-            cell = {key: [entry[key] for entry in cell] for key in (cell[0] if cell else ())}
-        cell = cell or {}
-        boxes = cell.get("bbox") or []
-        categories: list[Any] = next((cell[key] for key in _CATEGORY if cell.get(key) is not None), [])
-        crowds = next((cell[key] for key in _CROWD if cell.get(key) is not None), [0] * len(boxes))
-        rows.append(_Annotations(boxes, categories, cell.get("area") or [None] * len(boxes), crowds))
-    notes = json.loads((tables[0].schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = _class_names(notes.get("info", {}).get("features", {}).get("objects"))
-    return rows, None if names is None else dict(enumerate(names))
-
-
-def _class_names(note: Any) -> list[str] | None:
-    """Of the ClassLabel inside the ``datasets`` library's note on a column, however deep."""
-    if not isinstance(note, dict):
-        return None
-    if note.get("_type") == "ClassLabel":
-        return note.get("names")
-    return next((names for inner in note.values() if (names := _class_names(inner))), None)
-
-
-def _from_coco(images: Images, root: str) -> tuple[list[_Annotations], dict[Any, str]]:
-    folder = Path(root)
-    file = next(
-        (f for f in (folder / "annotations.json", folder.parent / "annotations.json") if f.is_file()), None
-    )
-    if file is None:
-        raise SeedHubError(
-            f'{root} has no boxes: put a COCO file "annotations.json" into the folder, or beside it.'
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        listed_images = {image["file_name"]: image for image in content["images"]}
-        if len(listed_images) < len(content["images"]):
-            raise SeedHubError(f"{file} lists an image twice: give every file one entry.")
-        by_id: dict[Any, list[dict]] = {image["id"]: [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            by_id.get(annotation["image_id"], []).append(annotation)
-        entries = [_entry(images.name(i), folder, listed_images) for i in range(len(images))]
-        missing = [images.name(i) for i, entry in enumerate(entries) if entry is None]
-        if missing:
-            raise SeedHubError(
-                f"{len(missing)} of the {len(images)} images of {root} are not listed in {file} (first: {missing[0]}): "
-                "list them, without boxes if they show none, or take them out of the folder."
-            )
-        return [_of_image(entry, by_id[entry["id"]]) for entry in entries if entry is not None], names
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SeedHubError(
-            f"{file} is not a COCO file ({type(error).__name__}: {error}): it needs images, annotations and categories."
-        ) from error
-
-
-def _entry(name: str, folder: Path, listed_images: dict[str, dict]) -> dict | None:
-    """COCO's entry of an image: its file is named from the folder of images, or from the one above."""
-    name = name.replace(os.sep, "/")
-    return listed_images.get(name, listed_images.get(f"{folder.name}/{name}"))
-
-
-def _of_image(entry: dict, annotations: list[dict]) -> _Annotations:
-    return _Annotations(
-        [a["bbox"] for a in annotations],
-        [a["category_id"] for a in annotations],
-        [a.get("area") for a in annotations],
-        [a.get("iscrowd", 0) for a in annotations],
-        (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None,
-    )
-
-
-def _check_paired(images: Images, rows: list[_Annotations]) -> None:
+def _check_paired(images: Images, rows: list[Annotated]) -> None:
     for i, row in enumerate(rows):
         n = len(row.boxes)
         if any(len(other) != n for other in (row.categories, row.areas, row.crowds)):
@@ -225,7 +106,7 @@ def _check_paired(images: Images, rows: list[_Annotations]) -> None:
 
 
 def _classes(
-    splits: Sequence[Images], found: list[tuple[list[_Annotations], dict[Any, str] | None]]
+    splits: Sequence[Images], found: list[tuple[list[Annotated], dict[Any, str] | None]]
 ) -> tuple[dict[Any, int], tuple[str, ...]]:
     """(label by category, names): the declared classes in the order of their ids, else the categories that occur."""
     declared = [names for _, names in found]
@@ -251,7 +132,7 @@ def _classes(
 
 
 def _boxes(
-    images: Images, i: int, row: _Annotations, number: dict[Any, int], names: tuple[str, ...], box_format: str
+    images: Images, i: int, row: Annotated, number: dict[Any, int], names: tuple[str, ...], box_format: str
 ) -> Boxes:
     width, height = _size(images, i)
     if row.size is not None and tuple(row.size) != (width, height):

@@ -15,6 +15,7 @@ import PIL
 from seed_hub.data.decode import MIN_SIDE, BadImage, decode
 from seed_hub.data.images import Store
 from seed_hub.errors import SeedHubError
+from seed_hub.machine import cores
 
 _BLOCK = 256  # images per task: a task per image would cost a gigabyte of futures at a million images
 
@@ -32,7 +33,7 @@ def find_bad(store: Store, *, progress: Progress | None = None, threads: int | N
     remembered = _remembered(file, known)
     if remembered is not None:
         return remembered
-    bad, lasting = _check(store, progress, threads or min(8, _cpus()))
+    bad, lasting = _check(store, progress, threads or min(8, cores()))
     if lasting:
         _remember(file, {**known, "bad": bad})
     return bad
@@ -82,11 +83,6 @@ def _check_block(store: Store, block: range) -> list[tuple[int, BadImage]]:
         except BadImage as reason:
             bad.append((position, reason))
     return bad
-
-
-def _cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # what this process may use; Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _cache_folder() -> Path:

@@ -11,7 +11,6 @@ Legend: B images, C channels, H W padded height and width, R regions.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -37,6 +36,7 @@ from seed_hub.data.boxes import Boxes
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import pick_device
+from seed_hub.machine import loading_processes
 
 HEADS = ("fpn", "c4")
 NORMS = ("train", "frozen")
@@ -213,7 +213,7 @@ def batches_of(
     loader = DataLoader(
         _Pictures(images, boxes),
         batch_sampler=keys,
-        num_workers=min(8, (os.cpu_count() or 1) - 1) if workers < 0 else workers,
+        num_workers=loading_processes(workers),
         collate_fn=list,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # it would draw from the global one

@@ -5,7 +5,6 @@ Legend: N images, B batch, D feature width, S side in pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +17,7 @@ from seed_hub.data.center import CenterViews
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.record import weights_sha256
+from seed_hub.machine import loading_processes
 
 KINDS = ("pooled", "projected")
 _remembered: dict[tuple[object, ...], Tensor] | None = None
@@ -110,7 +110,7 @@ def _loader(views: CenterViews, batch_size: int, workers: int, device: torch.dev
     return DataLoader(
         views,
         batch_size=batch_size,
-        num_workers=min(8, (os.cpu_count() or 1) - 1) if workers < 0 else workers,
+        num_workers=loading_processes(workers),
         pin_memory=device.type == "cuda",
         # Its own generator: a loader otherwise draws a seed from the global one, and a training run that
         # measures itself every few epochs would no longer equal one that does not.

@@ -10,23 +10,20 @@ Legend: N training images, M test images, B batch, S side in pixels, D width of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, cos, pi
+from math import cos, pi
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import KINDS, extract, pick_device
+from seed_hub.eval.training_views import Order, TrainingViews, training_loader
 
 Progress = Callable[[int, int], None]
 
@@ -108,12 +105,20 @@ def finetune(
     device = pick_device(recipe.device)
     encoder.to(device)
     classifier.to(device)
-    order = _Order(len(images), recipe)
-    views = _TrainingViews(images, recipe, recipe.size or encoder.input_size)
+    order = Order(
+        len(images),
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        epochs=recipe.epochs,
+        least_steps=recipe.least_steps,
+    )
+    views = TrainingViews(
+        images, recipe.size or encoder.input_size, crop=recipe.crop, flip=recipe.flip, seed=recipe.seed
+    )
     labels, total, step = labels.to(device), torch.zeros((), device=device), 0
     with _training(encoder, classifier, recipe.frozen), _own_random_numbers(recipe.seed, device):
         optimizer = _optimizer(encoder, classifier, recipe)
-        for pixels, index in _loader(views, order, recipe, device):
+        for pixels, index in training_loader(views, order, recipe.workers, device):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * recipe.rate(step / len(order))
             x = pixels.to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255)
@@ -186,70 +191,6 @@ def top_scores(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     # Counted from those it beats, not those that beat it: a logit that is no number beats none.
     rank = logits.shape[1] - behind.sum(1)  # [m], 0 is best
     return 100 * int((rank < 1).sum()) / len(labels), 100 * int((rank < 5).sum()) / len(labels)
-
-
-def batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """All of 0 ... n - 1, shuffled by (seed, epoch), in batches; the last may be smaller.
-
-    A single image left over joins the batch before it: batch norm knows no spread of one.
-    """
-    generator = torch.Generator().manual_seed(_mixed(seed, epoch, 0))
-    parts = list(torch.randperm(n, generator=generator).split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) == 1 and batch_size > 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
-
-
-class _Order(Sampler[list[tuple[int, int]]]):
-    """The keys (epoch, image) of every step, epoch after epoch: one loader for the whole run."""
-
-    def __init__(self, images: int, recipe: Recipe) -> None:
-        self.images, self.batch_size, self.seed = images, recipe.batch_size, recipe.seed
-        self.per_epoch = len(batches(images, recipe.batch_size, recipe.seed, 0))
-        self.epochs = max(recipe.epochs, ceil(recipe.least_steps / self.per_epoch))
-
-    def __len__(self) -> int:
-        return self.epochs * self.per_epoch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in range(self.epochs):
-            for part in batches(self.images, self.batch_size, self.seed, epoch):
-                yield [(epoch, i) for i in part.tolist()]
-
-    def images_after(self, step: int) -> int:
-        epoch, inside = divmod(step, self.per_epoch)
-        return epoch * self.images + inside * self.batch_size
-
-
-class _TrainingViews(Dataset):
-    """[epoch, i] -> (uint8 [3, S, S], i): a random crop, perhaps mirrored, the same whoever computes it."""
-
-    def __init__(self, images: Images, recipe: Recipe, size: int) -> None:
-        self.images, self.seed = images, recipe.seed
-        crop = v2.RandomResizedCrop(size, scale=recipe.crop)
-        self.view = v2.Compose([crop, v2.RandomHorizontalFlip(recipe.flip), v2.PILToTensor()])
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, i = key
-        image = self.images.load(i)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator of the CPU
-            torch.default_generator.manual_seed(_mixed(self.seed, epoch, 1 + i))
-            return self.view(image), i
-
-
-def _mixed(*numbers: int) -> int:
-    """64 well-mixed bits of a few numbers >= 0. Trailing zeros do not count: (1, 2) and (1, 2, 0) are the same."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _loader(views: _TrainingViews, order: _Order, recipe: Recipe, device: torch.device) -> DataLoader:
-    return DataLoader(
-        views,
-        batch_sampler=order,
-        num_workers=min(8, (os.cpu_count() or 1) - 1) if recipe.workers < 0 else recipe.workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # of the workers' seeds, which nothing here reads: not the global one
-    )
 
 
 def _optimizer(encoder: Encoder, classifier: nn.Module, recipe: Recipe) -> torch.optim.SGD:

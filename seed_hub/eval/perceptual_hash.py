@@ -16,7 +16,6 @@ Legend: N images, 64 bits, 8 x 8 cells of 3 colours in a thumbnail.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from seed_hub.data import Images
 from seed_hub.errors import SeedHubError
+from seed_hub.machine import cores
 
 BITS, SIDE, CELLS = 64, 32, 8
 # Saving at quality 50 or at half the size changed coefficients by a deviation of 0.4 to 3.5, on four data sets.
@@ -68,7 +68,7 @@ def fingerprints(
     if count == 0:
         raise SeedHubError(f"{images.source} holds no images to compare.")
     blocks = [range(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))  # Pillow decodes outside Python's lock
+    pool = ThreadPoolExecutor(threads or min(8, cores()))  # Pillow decodes outside Python's lock
     found = []
     try:
         for block, part in zip(blocks, pool.map(lambda block: _of(images, block), blocks), strict=True):

@@ -21,6 +21,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from seed_hub.errors import SeedHubError
+from seed_hub.machine import cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,11 +187,10 @@ def machine(device: str = "auto") -> dict[str, Any]:
     from seed_hub.eval.features import pick_device
 
     used = pick_device(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = (
         torch.cuda.get_device_name(used) if used.type == "cuda" else None if used.type == "cpu" else used.type
     )
-    return {"cpu": _cpu(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu}
+    return {"cpu": _cpu(), "cores": cores(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def _cpu() -> str:

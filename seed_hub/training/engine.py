@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from seed_hub.data import Images
 from seed_hub.encoder import Features, Frozen
+from seed_hub.machine import loading_processes
 from seed_hub.training.batches import StepBatches
 from seed_hub.training.device import prepare_for_cpu, stop_requests
 from seed_hub.training.method import Batch
@@ -173,7 +173,7 @@ def _loader(job: Job, first: int, last: int) -> DataLoader:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    workers = settings.workers if settings.workers >= 0 else min(8, (os.cpu_count() or 1) - 1)
+    workers = loading_processes(settings.workers)
     return DataLoader(
         ViewsDataset(job.images, job.pupils[0].method.view_settings(whole_view(settings)), settings.seed),
         batch_sampler=batches,

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from seed_hub.errors import SeedHubError
+from seed_hub.machine import cores
 from seed_hub.model_folder import replace_file
 from seed_hub.training.settings import RunSettings
 
@@ -190,7 +191,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from seed_hub.errors import SeedHubError
-from seed_hub.eval import finetuning
-from seed_hub.eval.finetuning import Recipe, batches, finetune, linear_classifier, predict, top_scores
+from seed_hub.eval.finetuning import Recipe, finetune, linear_classifier, predict, top_scores
+from seed_hub.eval.training_views import TrainingViews, batches
 
 QUICK = Recipe(epochs=6, batch_size=8, lr=0.1, classifier_lr=1.0, size=8, device="cpu")
 
@@ -51,7 +51,7 @@ def test_training_is_sgd_on_the_views(flat_student, colour_images):
     mine, theirs = copy.deepcopy(flat_student), copy.deepcopy(flat_student).train()
     ours, other = linear_classifier(3, 3, 0), linear_classifier(3, 3, 0)
     finetune(mine, ours, images, labels_of(images), recipe)
-    views = finetuning._TrainingViews(images, recipe, 8)
+    views = TrainingViews(images, 8, crop=recipe.crop)
     settings = {"momentum": 0.9, "weight_decay": 0.01}
     trunk = torch.optim.SGD(theirs.parameters(), lr=0.1, **settings)
     head = torch.optim.SGD(other.parameters(), lr=1.0, **settings)
@@ -152,12 +152,12 @@ def test_rates():
 
 def test_a_view_is_a_function_of_seed_epoch_and_image(colour_images):
     images = colour_images(4, 0)
-    views = finetuning._TrainingViews(images, QUICK, 8)
+    views = TrainingViews(images, 8, crop=QUICK.crop)
     first = views[0, 1][0]
     views[3, 2]
     assert first.dtype == torch.uint8 and first.shape == (3, 8, 8)
     assert torch.equal(first, views[0, 1][0])
-    others = finetuning._TrainingViews(images, replace(QUICK, seed=1), 8)[0, 1], views[1, 1], views[0, 2]
+    others = TrainingViews(images, 8, crop=QUICK.crop, seed=1)[0, 1], views[1, 1], views[0, 2]
     assert not any(torch.equal(first, other) for other, _ in others)
 
 
