@@ -44,6 +44,13 @@ def projection_head(
     return nn.Sequential(*blocks)
 
 
+def hidden_layers(head: nn.Module | None) -> list[list[nn.Module]]:
+    """Each linear layer of ``head`` but the last, with what follows it up to the next (norm, activation)."""
+    layers = list(head) if isinstance(head, nn.Sequential) else []
+    linear = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    return [layers[first:after] for first, after in itertools.pairwise(linear)]
+
+
 def describe(head: nn.Sequential) -> list[dict[str, Any]]:
     """The layers of ``head`` as JSON: linear layers, batch norms and activations."""
     return [_described(layer) for layer in head]

@@ -2,7 +2,8 @@
 
 ``seed-hub distill --help`` documents every option of a method, and must not wait seconds for torch: a settings class is
 plain enough to be read from the syntax tree of its file. What is plain enough is a rule, and a test walks all of them:
-each field has a type out of :data:`TYPES` (or ``tuple[T, ...]``), a literal default, and a docstring below it.
+each field has a type out of :data:`TYPES` (or ``tuple[T, ...]``), a literal default, and a docstring below it. A base
+class stands in the same file, or is imported by name from another of this package.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).parent
 TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -46,7 +48,7 @@ class Declared:
     summary: str
     """first line of the file's docstring"""
     options: tuple[Option, ...]
-    """fields of its settings class, in order"""
+    """fields of its settings class, its own in order and then those of its bases"""
     constants: dict[str, Any]
     """literals assigned in the file and in its classes, by name: ``PRESETS``, ``needs_teacher``, ..."""
 
@@ -66,7 +68,7 @@ def read_settings(path: Path, class_name: str = "Settings") -> Declared:
     return Declared(
         name=path.stem,
         summary=(ast.get_docstring(tree) or path.stem).partition("\n")[0],
-        options=tuple(_fields(classes[class_name], path)),
+        options=tuple(_with_bases(classes[class_name], classes, tree, path)),
         constants={name: value for body in bodies for name, value in _constants(body)},
     )
 
@@ -78,6 +80,29 @@ def declared_in(folder: Path, class_name: str = "Settings") -> dict[str, Declare
         if f"\nclass {class_name}" in path.read_text(encoding="utf-8"):
             found[path.stem] = read_settings(path, class_name)
     return found
+
+
+def _with_bases(
+    node: ast.ClassDef, classes: dict[str, ast.ClassDef], tree: ast.Module, path: Path
+) -> list[Option]:
+    """Own fields first: what is special to a protocol is read before what all share."""
+    options = {option.name: option for option in _fields(node, path)}
+    for base in map(ast.unparse, node.bases):
+        if base in classes:
+            inherited = _with_bases(classes[base], classes, tree, path)
+        else:
+            inherited = list(read_settings(_imported_from(base, tree, path), base).options)
+        options = options | {each.name: each for each in inherited if each.name not in options}
+    return list(options.values())
+
+
+def _imported_from(name: str, tree: ast.Module, path: Path) -> Path:
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and name in (each.name for each in node.names):
+            package, *rest = (node.module or "").split(".")
+            if package == PACKAGE.name:
+                return PACKAGE.joinpath(*rest).with_suffix(".py")
+    raise TypeError(f"{path}: the base class {name} is not imported from a file of {PACKAGE.name}")
 
 
 def _fields(node: ast.ClassDef, path: Path) -> list[Option]:

@@ -31,6 +31,8 @@ TORCH_FREE = (
     "registration",
     "weights",
     "settings",
+    "machine",
+    "network_settings",
     "students/student",
     "cli",
 )

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import typing
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ def test_what_is_read(declared: Declared) -> None:
     assert declared.options[0].flag == "--queue-size"
 
 
+def test_fields_of_bases_follow_and_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "thing.py"
+    path.write_text(
+        SOURCE + "from seed_hub.network_settings import NetworkSettings\n"
+        "class Near(Settings, NetworkSettings):\n    size: int = 8\n    '''of ours'''\n"
+        "class Far(Unknown):\n    pass\n"
+    )
+    near = read_settings(path, "Near").options
+    assert near[0] == Option("size", int, False, 8, "of ours")
+    assert [option.name for option in near[1:3]] == ["queue_size", "temperature"]
+    assert {"workers", "device"} <= {option.name for option in near}
+    assert len({option.name for option in near}) == len(near)
+    with pytest.raises(TypeError, match="Unknown is not imported"):
+        read_settings(path, "Far")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -100,7 +117,9 @@ def test_every_settings_class_is_read_as_it_is(path: Path, name: str) -> None:
         (o.name, tuple[o.kind, ...] if o.several else o.kind, o.default)
         for o in read_settings(path, name).options
     ]
-    assert read == [(f.name, types[f.name], f.default) for f in dataclasses.fields(cls)]
+    assert sorted(read, key=itemgetter(0)) == sorted(
+        ((f.name, types[f.name], f.default) for f in dataclasses.fields(cls)), key=itemgetter(0)
+    )
 
 
 def test_every_method_and_protocol_is_found() -> None:

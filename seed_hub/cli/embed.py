@@ -15,6 +15,7 @@ from seed_hub.cli.embedding_files import FORMATS, becoming, write_names
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import Count, say, show
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.network_settings import FeatureSettings
 from seed_hub.settings import read_settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ BLOCK = 8192  # images between two writes: 64 MB at 2,048 numbers each
 
 
 @dataclass(frozen=True)
-class EmbedSettings:
+class EmbedSettings(FeatureSettings):
     """What ``embed`` can be told."""
 
     model: str = ""
@@ -37,16 +38,6 @@ class EmbedSettings:
     """split of the data; empty: the data set's train split, or all of it"""
     out: str = ""
     """file to write: .parquet (name, label if there is one, embedding), .npy or .safetensors (embeddings [N, D], with the names in a .names.txt beside it)"""
-    features: str = "pooled"
-    """pooled: the trunk's output; projected: the projection head's"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
     allow_bad: float = 0.01
     """largest share of unreadable images to go on with"""
     overwrite: bool = False
@@ -123,11 +114,7 @@ def _blocks(encoder: Any, images: Images, settings: EmbedSettings) -> Iterator[t
         rows = extract(
             encoder,
             some,
-            size=settings.size,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            device=settings.device,
-            features=settings.features,
             progress=lambda done, _, first=first: count(first + done, len(images)),  # type: ignore[misc]
+            **settings.extraction(),
         )
         yield first, rows.numpy()

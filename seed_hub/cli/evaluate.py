@@ -244,12 +244,17 @@ def _test_split(data: str, there: list[str], *, apart: bool) -> str | None:
     raise SeedHubError(f'"{data}" has no split called validation or test to measure on; {has}.')
 
 
+def folder_of(spec: str) -> Path:
+    """Where a model lies, if it is a run: of ``seed:RUN?head=none``, RUN."""
+    return Path(spec.removeprefix("seed:").partition("?")[0])
+
+
 def _facts(spec: str) -> dict[str, Any]:
     """What a table should know of a model of ours: from the config.json beside its weights."""
     from seed_hub.eval.record import without_folders
     from seed_hub.training.run_folder import RunFolder
 
-    folder = Path(spec.removeprefix("seed:").partition("?")[0])
+    folder = folder_of(spec)
     for path in (folder / "best" / "config.json", folder / "config.json"):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["seed_hub"]

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seed_hub.cli.evaluate import add_data_flags, add_record_flags, measure, opened, results_file
+from seed_hub.cli.evaluate import add_data_flags, add_record_flags, folder_of, measure, opened, results_file
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import say, show, table
 from seed_hub.errors import SeedHubError, nearest
@@ -85,9 +85,8 @@ def _rows(model: str, against: str | None) -> dict[str, str]:
 
 def _run_facts(model: str) -> dict[str, str]:
     """Teacher, student and timm architecture of the run in the folder ``model``; of a zoo name its architecture."""
-    folder = Path(model.removeprefix("seed:").partition("?")[0])
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder_of(model) / "config.json").read_text(encoding="utf-8"))
         student = config["student"]
     except (OSError, ValueError, KeyError):
         if not model.startswith("seed_"):

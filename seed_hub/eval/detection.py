@@ -32,6 +32,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.eval.detection_scores import detection_scores, require_pycocotools
 from seed_hub.eval.detector import HEADS, NORMS, batches_of, build_detector, predict
 from seed_hub.eval.features import pick_device
+from seed_hub.network_settings import NetworkSettings
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ LEAST_SIZE = 64  # px; below it the map of stride 32 is one cell
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(NetworkSettings):
     """How the detector is fine-tuned and tested."""
 
     iterations: int = 24_000
@@ -81,12 +82,8 @@ class Settings:
     """of the head's weights, the order, mirroring and sizes of images, and the regions drawn"""
     trials: int = 1
     """runs of the whole training, with seeds seed, seed + 1, ..."""
-    precision: str = "fp32"
-    """of the trunk: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
     batch_size: int = 8
     """test images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
     device: str = "auto"
     """auto, cpu, cuda"""
 

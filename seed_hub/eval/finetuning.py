@@ -23,6 +23,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import KINDS, extract, pick_device
+from seed_hub.eval.labels import class_ranks
 from seed_hub.eval.training_views import Order, TrainingViews, training_loader
 
 Progress = Callable[[int, int], None]
@@ -184,13 +185,8 @@ def top_scores(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
     A label beyond C and a logit that is no number are never right; with at most 5 classes top-5 says nothing.
     """
-    known = labels < logits.shape[1]
-    logits, own = logits[known], labels[known, None]  # [m, C], [m, 1]
-    mine = logits.gather(1, own)
-    behind = (logits < mine) | ((logits == mine) & (torch.arange(logits.shape[1], device=own.device) >= own))
-    # Counted from those it beats, not those that beat it: a logit that is no number beats none.
-    rank = logits.shape[1] - behind.sum(1)  # [m], 0 is best
-    return 100 * int((rank < 1).sum()) / len(labels), 100 * int((rank < 5).sum()) / len(labels)
+    ranks = class_ranks(logits, labels)
+    return 100 * int((ranks < 1).sum()) / len(labels), 100 * int((ranks < 5).sum()) / len(labels)
 
 
 def _optimizer(encoder: Encoder, classifier: nn.Module, recipe: Recipe) -> torch.optim.SGD:

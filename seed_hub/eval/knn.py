@@ -21,6 +21,7 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.labels import paired_labels
+from seed_hub.network_settings import FeatureSettings
 
 _log = logging.getLogger(__name__)
 
@@ -31,27 +32,15 @@ _LAST = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FeatureSettings):
     """How k-NN is measured."""
 
     k: tuple[int, ...] = (1, 10, 20, 200)
     """numbers of neighbours that vote"""
     temperature: float = 0.07
     """of the votes' weights exp(cosine / temperature); inf: each neighbour counts the same, as in the SEED paper"""
-    features: str = "pooled"
-    """pooled: the trunk's output; projected: the projection head's (the SEED paper's k-NN)"""
     leave_one_out: bool = False
     """with one split as both: each image is classified by all others"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 def evaluate(
@@ -68,10 +57,7 @@ def evaluate(
     A k beyond the bank is clipped to it, said, and named as what it is.
     """
     train_y, test_y = paired_labels(train, test, same_images=settings.leave_one_out)
-    how = {
-        name: getattr(settings, name)
-        for name in ("size", "batch_size", "workers", "device", "features", "precision")
-    }
+    how = settings.extraction()
     bank = extract(encoder, train, progress=progress, **how)
     queries = bank if settings.leave_one_out else extract(encoder, test, progress=progress, **how)
     largest = len(bank) - settings.leave_one_out

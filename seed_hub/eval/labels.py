@@ -90,3 +90,17 @@ def _same(train: Images, test: Images) -> bool:
 
 def _where(images: Images) -> str:
     return f"{images.source}{f' ({images.split})' if images.split else ''}"
+
+
+def class_ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """Place ``[M]`` of each image's own class (int64 ``[M]``) among its logits ``[M, C]``, 0 the best.
+
+    Equal logits go to the lower class; a label beyond C comes last, behind any top-5.
+    """
+    classes = logits.shape[1]
+    own = labels.clamp(max=classes - 1)[:, None]  # [M, 1]
+    mine = logits.gather(1, own)
+    after = torch.arange(classes, device=logits.device) >= own
+    # Counted from those it beats, not those that beat it: a logit that is no number beats none.
+    rank = classes - ((logits < mine) | ((logits == mine) & after)).sum(1)
+    return torch.where(labels < classes, rank, classes + 5)

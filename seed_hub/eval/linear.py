@@ -29,7 +29,8 @@ from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import extract, pick_device
-from seed_hub.eval.labels import paired_labels
+from seed_hub.eval.labels import class_ranks, paired_labels
+from seed_hub.network_settings import FeatureSettings
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ LEAST_STEPS = 1000  # 600 images make 3 steps an epoch: 20 epochs of that train 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FeatureSettings):
     """How the linear probe is trained."""
 
     lr: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -54,18 +55,6 @@ class Settings:
     """of the held-out fifth and the order of features"""
     trials: int = 1
     """runs of the whole choice and training, with seeds seed, seed + 1, ..."""
-    features: str = "pooled"
-    """pooled: the trunk's output; projected: the projection head's"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 @dataclass(frozen=True)
@@ -98,10 +87,7 @@ def evaluate(
     """Yields ``top1``, ``top5`` (with more than 5 classes), ``held_out_top1``, ``lr``, ``weight_decay`` and ``correct``,
     which images are right, per trial."""
     train_y, test_y = paired_labels(train, test)
-    how = {
-        name: getattr(settings, name)
-        for name in ("size", "batch_size", "workers", "device", "features", "precision")
-    }
+    how = settings.extraction()
     device = pick_device(settings.device)
     train_x = extract(encoder, train, progress=progress, **how).to(device)
     test_x = extract(encoder, test, progress=progress, **how).to(device)
@@ -233,19 +219,9 @@ def _train(
 
 
 def _ranks(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Place ``[B]`` of each image's own class among the logits, 0 the best; a class beyond C comes last.
-
-    Equal logits go to the lower class.
-    """
-    found = []
-    for xs, ys in zip(x.split(4096), y.split(4096), strict=True):
-        logits, own = torch.addmm(bias, xs, weight.T), ys.clamp(max=len(bias) - 1)[:, None]  # [B, C], [B, 1]
-        mine = logits.gather(1, own)
-        after = torch.arange(len(bias), device=x.device) >= own
-        # Counted from those it beats, not those that beat it: a logit that is no number beats none.
-        rank = len(bias) - ((logits < mine) | ((logits == mine) & after)).sum(1)
-        found.append(torch.where(ys < len(bias), rank, len(bias) + 5))
-    return torch.cat(found)
+    """:func:`class_ranks` of the features ``[B, D]``, a block at a time."""
+    blocks = zip(x.split(4096), y.split(4096), strict=True)
+    return torch.cat([class_ranks(torch.addmm(bias, xs, weight.T), ys) for xs, ys in blocks])
 
 
 def _percent(right: Tensor) -> float:

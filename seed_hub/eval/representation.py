@@ -35,6 +35,7 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.knn import neighbours
+from seed_hub.network_settings import FeatureSettings
 from seed_hub.teachers import load_teacher
 
 HEADLINE = "effective_rank"
@@ -44,7 +45,7 @@ BLOCK = 2**24  # similarities at a time, for uniformity: 64 MB
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FeatureSettings):
     """What of a representation is measured."""
 
     teacher: str = ""
@@ -57,18 +58,6 @@ class Settings:
     """smallest area of a view, as a share of the image"""
     seed: int = 0
     """of the two views"""
-    features: str = "pooled"
-    """pooled: the trunk's output; projected: the projection head's"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 def evaluate(
@@ -87,8 +76,7 @@ def evaluate(
     teacher = (
         load_teacher(settings.teacher, image_size=settings.teacher_size or None) if settings.teacher else None
     )
-    how = {name: getattr(settings, name) for name in ("batch_size", "workers", "device", "precision")}
-    ours = {**how, "size": settings.size or encoder.input_size, "features": settings.features}
+    ours = settings.extraction() | {"size": settings.size or encoder.input_size}
     x = extract(encoder, test, progress=progress, **ours)  # [M, D]
     views = [
         extract(
@@ -106,9 +94,8 @@ def evaluate(
     if teacher is not None:
         # Its embedding: what a student of it is compared with in training.
         kind = "pooled" if teacher.encoder.head is None else "projected"
-        y = extract(teacher, test, size=settings.teacher_size, features=kind, progress=progress, **how).to(
-            device
-        )  # [M, E]
+        theirs = settings.extraction() | {"size": settings.teacher_size, "features": kind}
+        y = extract(teacher, test, progress=progress, **theirs).to(device)  # [M, E]
         yield "neighbour_agreement", 100 * neighbour_overlap(x, y, settings.k)
         yield "cka", 100 * linear_cka(x, y)
 

@@ -27,6 +27,7 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.labels import paired_labels
+from seed_hub.network_settings import FeatureSettings
 
 _log = logging.getLogger(__name__)
 
@@ -37,25 +38,13 @@ BLOCK = 2**23
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FeatureSettings):
     """How retrieval is measured."""
 
     k: tuple[int, ...] = (1, 5, 10)
     """numbers of nearest images that are looked at for recall@k"""
-    features: str = "pooled"
-    """pooled: the trunk's output; projected: the projection head's"""
     leave_one_out: bool = False
     """with one split as both: each image is a query to all others"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 def evaluate(
@@ -72,10 +61,7 @@ def evaluate(
     """
     _check_k(settings.k)
     train_y, test_y = paired_labels(train, test, same_images=settings.leave_one_out)
-    how = {
-        name: getattr(settings, name)
-        for name in ("size", "batch_size", "workers", "device", "features", "precision")
-    }
+    how = settings.extraction()
     gallery = extract(encoder, train, progress=progress, **how)
     queries = gallery if settings.leave_one_out else extract(encoder, test, progress=progress, **how)
     device = pick_device(settings.device)

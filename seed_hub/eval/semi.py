@@ -36,6 +36,8 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.finetuning import Progress, Recipe, finetune, linear_classifier, predict, top_scores
 from seed_hub.eval.labels import paired_labels
+from seed_hub.network_settings import NetworkSettings
+from seed_hub.projection import hidden_layers
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ FEW, FEW_RATES, RATES, FROZEN_RATES = 0.05, (0.02, 5.0), (0.01, 0.2), (0.0, 3.0)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(NetworkSettings):
     """How much is labelled, and how the network learns from it."""
 
     share: tuple[float, ...] = (0.01, 0.1)
@@ -74,16 +76,6 @@ class Settings:
     """images per step of training"""
     crop_least: float = 0.08
     """smallest share of an image's area that a training view shows"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 def evaluate(
@@ -148,9 +140,8 @@ def kept_layers(encoder: Encoder) -> nn.Sequential | None:
 
     None without a head, or where the head has no hidden layer.
     """
-    layers = list(encoder.head) if isinstance(encoder.head, nn.Sequential) else []
-    linear = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
-    return nn.Sequential(*layers[: linear[1]]) if len(linear) > 1 else None
+    hidden = hidden_layers(encoder.head)
+    return nn.Sequential(*hidden[0]) if hidden else None
 
 
 def labelled_images(train: Images, share: float, seed: int, folder: str = "") -> Images:

@@ -40,6 +40,7 @@ from seed_hub.eval.labels import paired_labels
 from seed_hub.eval.linear import held_out_fifth
 from seed_hub.eval.logistic import METRICS, accuracy, l2_values, logistic_regression
 from seed_hub.eval.suite import DataSet
+from seed_hub.network_settings import FeatureSettings
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FeatureSettings):
     """How a network is transferred to one data set."""
 
     mode: str = "linear"
@@ -76,16 +77,6 @@ class Settings:
     """runs of the whole choice and training, with seeds seed, seed + 1, ..."""
     features: str = "pooled"
     """linear: pooled (the trunk's output) or projected (the projection head's); finetune: pooled"""
-    size: int = 0
-    """input side in pixels; 0: the model's own"""
-    precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
-    batch_size: int = 256
-    """images per forward pass"""
-    workers: int = -1
-    """processes that load images; -1: one less than the cores, at most 8"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps"""
 
 
 def evaluate(
@@ -141,10 +132,7 @@ def _linear(
     progress: Progress | None,
 ) -> Iterator[tuple[str, float]]:
     l2 = settings.l2 or l2_values(settings.l2_values)
-    how = {
-        name: getattr(settings, name)
-        for name in ("size", "batch_size", "workers", "device", "features", "precision")
-    }
+    how = settings.extraction()
     train_x = extract(encoder, train, progress=progress, **how)
     test_x = extract(encoder, test, progress=progress, **how)
     device = pick_device(settings.device)

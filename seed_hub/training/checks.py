@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from seed_hub.data import Images
-from seed_hub.encoder import Encoder, Frozen
+from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
-from seed_hub.training.method import Method, Shapes
+from seed_hub.training.method import Method, Shapes, shapes_of
 from seed_hub.training.optimization import peak_lr
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import whole_view
@@ -132,21 +131,6 @@ def known_labels(reads: frozenset[str], images: Images, settings: RunSettings) -
             "folder per class, or use a method without labels, such as --method seed."
         )
     return torch.as_tensor(images.labels)
-
-
-def shapes_of(network: Encoder | Frozen, size: int, what: str, flag: str) -> Shapes:
-    """What ``network`` says of an empty image of ``size`` pixels; a network that cannot take one is refused."""
-    pixels = torch.zeros(1, 3, size, size)
-    try:
-        features = network(pixels)
-        with suppress(Exception):  # a network without maps: for the method that reads them to say
-            features.stages = network(pixels, stages=True).stages
-        return Shapes.of(features)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise SeedHubError(
-            f"{what} does not take images of {size} px ({reason}): choose another {flag}."
-        ) from error
 
 
 def check_together(runs: Sequence[RunSettings]) -> None:

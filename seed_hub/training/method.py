@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from seed_hub.encoder import Encoder, Features
+from seed_hub.encoder import Encoder, Features, Frozen
+from seed_hub.errors import SeedHubError
 from seed_hub.training.views import ViewSettings
 
 
@@ -157,3 +159,18 @@ class Method(nn.Module):
 def move_average(average: nn.Module, own: nn.Module, momentum: float) -> None:
     """theta_average <- m theta_average + (1 - m) theta_own, for all parameters at once."""
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in own.parameters()], 1.0 - momentum)
+
+
+def shapes_of(network: Encoder | Frozen, size: int, what: str, flag: str) -> Shapes:
+    """What ``network`` says of an empty image of ``size`` pixels; a network that cannot take one is refused."""
+    pixels = torch.zeros(1, 3, size, size)
+    try:
+        features = network(pixels)
+        with suppress(Exception):  # a network without maps: for the method that reads them to say
+            features.stages = network(pixels, stages=True).stages
+        return Shapes.of(features)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise SeedHubError(
+            f"{what} does not take images of {size} px ({reason}): choose another {flag}."
+        ) from error

@@ -24,12 +24,11 @@ from seed_hub.training.checks import (
     known_labels,
     need_stages,
     resolve_method_settings,
-    shapes_of,
     teacher_shapes,
 )
 from seed_hub.training.device import build_accelerator
 from seed_hub.training.engine import Job, train
-from seed_hub.training.method import Shapes, Task
+from seed_hub.training.method import Shapes, Task, shapes_of
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
 from seed_hub.training.pupil import Pupil

@@ -176,7 +176,8 @@ def _check(wanted: list[Stage]) -> None:
 
     from seed_hub.data import open_images
     from seed_hub.encoder import build_student
-    from seed_hub.training.checks import check_settings, known_labels, resolve_method_settings, shapes_of
+    from seed_hub.training.checks import check_settings, known_labels, resolve_method_settings
+    from seed_hub.training.method import shapes_of
     from seed_hub.training.methods import method_class
 
     for stage in wanted:

@@ -36,7 +36,7 @@ from torch.nn.functional import normalize
 from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.projection import projection_head
-from seed_hub.training.method import Batch, Method, Task
+from seed_hub.training.method import Batch, Method, Task, shapes_of
 from seed_hub.training.methods.simclr import contrast, embed_both, simclr_view
 from seed_hub.training.methods.simsiam import Settings as SimsiamSettings
 from seed_hub.training.methods.simsiam import simsiam_heads, simsiam_loss
@@ -208,11 +208,6 @@ def _build_peer(name: str, size: int) -> Encoder:
     """
     peer = build_student(name).eval()
     peer.input_size = size
-    try:
-        with torch.no_grad():
-            peer(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise SeedHubError(
-            f'The peer "{name}" does not take images of {size} px: choose another --peer or --size.'
-        ) from error
+    with torch.no_grad():
+        shapes_of(peer, size, f'The peer "{name}"', "--peer or --size")
     return peer.train()

@@ -14,6 +14,7 @@ Legend: B batch, D pooled width, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
+from seed_hub.projection import hidden_layers
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.views import ViewSettings
 
@@ -76,13 +78,10 @@ def first_layers(head: nn.Sequential | None, count: int) -> list[nn.Module]:
     Raises:
         SeedHubError: the head has no hidden layer to keep.
     """
-    if count == 0:
-        return []
-    layers = [] if head is None else list(head)
-    linear = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
-    if len(linear) <= count:
+    hidden = hidden_layers(head)
+    if len(hidden) < count:
         raise SeedHubError(
-            f"--kept-layers is {count}, and the student starts with {max(0, len(linear) - 1)} hidden layers of a projection "
+            f"--kept-layers is {count}, and the student starts with {len(hidden)} hidden layers of a projection "
             "head: name a run with --start, or set --kept-layers 0."
         )
-    return layers[: linear[count]]
+    return list(chain.from_iterable(hidden[:count]))
