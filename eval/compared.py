@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean, stdev
 from typing import Any
 
@@ -21,8 +22,9 @@ def methods_table(lines: list[Line], costs: list[Line]) -> str:
     scores = {name: {p: _values(lines, name, p) for p in ("knn", "linear")} for name in names}
     taught = {_name(line): line["model"]["facts"].get("teacher") for line in lines}
     cost = {_name(line): line["values"] for line in costs}
-    students = [line["model"]["facts"].get("name") for line in lines]
-    student = max(set(students), key=students.count)  # what all the methods trained
+    # What all the methods trained: most lines are its, and among equally many the last (the teacher is measured first).
+    students = [line["model"]["facts"].get("name") for line in reversed(lines)]
+    student = Counter(students).most_common(1)[0][0]
     made = {_name(line): line["model"]["facts"].get("name") == student for line in lines}
     rows = []
     for name in sorted(names, key=lambda n: (made[n], fmean(scores[n]["linear"] or [0.0])), reverse=True):
