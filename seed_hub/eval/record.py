@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from seed_hub.errors import SeedHubError
 from seed_hub.machine import cores
+from seed_hub.settings import read_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,8 +111,12 @@ def _settings(settings: Any, encoder: nn.Module) -> dict[str, Any]:
     }
     if resolved.get("size") == 0:
         resolved["size"] = getattr(encoder, "input_size", 0)
-    infinite = {name: str(value) for name, value in resolved.items() if value == inf}  # JSON has no infinity
-    return json.loads(json.dumps(resolved | infinite))
+    return {name: _as_json(value) for name, value in resolved.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, infinity as a word: JSON has neither."""
+    return json.loads(json.dumps(str(value) if value == inf else value))
 
 
 def _data(images: Images) -> dict[str, Any]:
@@ -280,9 +285,16 @@ def results(path: str | Path) -> list[dict[str, Any]]:
     return found
 
 
+def settings_of(line: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a line: one that the protocol did not have yet when it was measured had today's default."""
+    path = Path(__file__).with_name(f"{line['protocol']}.py")
+    declared = read_settings(path).options if path.is_file() else ()
+    return {option.name: _as_json(option.default) for option in declared} | line["settings"]
+
+
 def identity(line: dict[str, Any]) -> tuple[str, ...]:
     """What makes two lines the same measurement: protocol, settings, weights and data; not time, machine or commit."""
-    settings = {name: value for name, value in line["settings"].items() if name not in HOW_FAST}
+    settings = {name: value for name, value in settings_of(line).items() if name not in HOW_FAST}
     data = [[part["fingerprint"], part["split"], part["images"]] for part in line["data"].values()]
     parts = (line["protocol"], settings, line["model"]["sha256"], data)
     return tuple(json.dumps(part, sort_keys=True) for part in parts)

@@ -175,6 +175,24 @@ def test_evaluate(flat_encoder, colour_images):
     assert [value for name, value in found if name == "top1"] == [100.0, 100.0]
 
 
+def test_the_papers_protocol(flat_encoder, colour_images):
+    settings = replace(
+        QUICK, protocol="seed", paper_epochs=5, paper_batch=16, size=8, workers=0, device="cpu", trials=2
+    )
+    train, test = colour_images(60, 0), colour_images(30, 1)
+    found = list(linear.evaluate(flat_encoder, train, test, settings))
+    assert [name for name, _ in found] == ["top1", "lr", "correct"] * 2
+    assert [value for name, value in found if name == "top1"] == [100.0, 100.0]
+    assert [value for name, value in found if name == "lr"] == [30 / 16] * 2  # 30 for 256 images
+    assert all(value.dtype == torch.bool and value.all() for name, value in found if name == "correct")
+    for wrong, says in (
+        ({"protocol": "moco"}, 'choose "fast" or "seed"'),
+        ({"features": "projected"}, "pooled"),
+    ):
+        with pytest.raises(SeedHubError, match=says):
+            next(linear.evaluate(flat_encoder, train, test, replace(settings, **wrong)))
+
+
 @pytest.mark.parametrize("wrong", [{"lr": ()}, {"lr": (0.0, 1.0)}, {"epochs": 0}, {"probe_batch": 0}])
 def test_senseless_settings_are_refused(wrong):
     x, y = blobs(50, 0)

@@ -157,6 +157,15 @@ def test_the_same_measurement_is_recognised(line, tmp_path, flat_student, colour
     assert find_result(path, line(encoder=Frozen(flat_student))) is None
 
 
+def test_a_setting_that_was_not_there_yet_had_its_default(line, tmp_path):
+    path = tmp_path / "results.jsonl"
+    old = line(linear.Settings()) | {"protocol": "linear"}
+    old["settings"] = {name: value for name, value in old["settings"].items() if "paper" not in name}
+    append_result(path, old)
+    assert find_result(path, line(linear.Settings()) | {"protocol": "linear"}) == old
+    assert find_result(path, line(linear.Settings(paper_epochs=9)) | {"protocol": "linear"}) is None
+
+
 def test_the_identity_of_a_line_survives_the_file(line, tmp_path):
     path = tmp_path / "results.jsonl"
     for settings in (knn.Settings(), linear.Settings(), knn.Settings(temperature=float("inf"))):
