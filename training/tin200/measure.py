@@ -1,14 +1,17 @@
-"""Measure every row of this folder: k-NN and linear, at 64 pixels, into eval/results/tin200.jsonl.
+"""Measure every row of this folder by every protocol, into eval/results/students.jsonl.
 
-    python training/tin200/measure.py --data tiny-imagenet-200 --runs runs --teacher-file MOBILENETV2.safetensors
+    python training/tin200/measure.py --data data --runs runs --teacher-file MOBILENETV2.safetensors
 
-The bank, and the linear probe's training set, is the first of the five training shards (20,000 images); the test set is the
-whole validation split (10,000). Lines that are there already are not measured again. Then `python eval/tables.py`.
+``--data`` holds tiny-imagenet-200, dtd10, scene15, trashnet6 and bccd. Bank and training set of the first four protocols
+are the first of the five training shards (20,000 images), the test set is the whole validation split (10,000), at 64
+pixels. What a laptop's two cores cannot do in a day is shortened, and says so in its settings: the paper's linear protocol,
+fine-tuning, and detection. Lines that are there already are not measured again. Then ``python eval/tables.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -16,42 +19,75 @@ import torch
 from seed_hub.cli import main as seed_hub
 from seed_hub.eval.features import remembered
 
-UNTRAINED = ("seed_mobilenetv3_large", "seed_resnet18", "seed_mobilenetv3_small")
+OUT = "eval/results/students.jsonl"
+UNTRAINED = ("seed_mobilenetv3_large", "seed_resnet18")
 ROWS = (
+    "cc_mobilenetv3_large",
+    "cc_resnet18",
     "moco_resnet18",
-    "alone_resnet18",
-    "seed_resnet18",
     "alone_mobilenetv3_large",
-    "seed_mobilenetv3_large",
-    "seed_mobilenetv3_small",
+    "alone_resnet18",
 )
+SHARD = {
+    "--data": "tiny-imagenet-200/train-00000-of-00005.parquet",
+    "--test-data": "tiny-imagenet-200/validation-00000-of-00001.parquet",
+    "--size": "64",
+}
+FROZEN = {"knn": ["knn"], "linear": ["linear"]}
+TRANSFER = {
+    "transfer": ["transfer", "--suite", "eval/suites/small.json", "--suite-root", "{data}", "--size", "64"]
+}
+LONG = {
+    "semi": ["semi", "--train-batch", "64", "--epochs", "5", "--least-steps", "100"],
+    "linear_seed": ["linear", "--protocol", "seed", "--paper-epochs", "5"],
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--runs", default=Path("runs"), type=Path)
-    parser.add_argument("--teacher-file", type=Path)
+    parser.add_argument("--teacher-file", type=Path, help="the ImageNet MobileNetV2, as an upper row")
     parser.add_argument("--only", nargs="*", help="these rows")
+    parser.add_argument("--protocols", nargs="*", help="these protocols, by their names in this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    models = {f"untrained:{name}": f"untrained:{name}" for name in UNTRAINED}
-    models |= {row: str(args.runs / row) for row in ROWS if (args.runs / row / "verdict.json").exists()}
-    if args.teacher_file:
-        how = "?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
-        models["mobilenetv2"] = f"file:{args.teacher_file}{how}"
-    for row, model in models.items():
+    for row, model in models(args).items():
         if args.only and row not in args.only:
             continue
-        # Depthwise convolutions are slower in bf16 than in float32 on a CPU.
-        words = ["--model", model, "--size", "64", "--workers", "0"]
-        words += ["--precision", "bf16" if "resnet" in row else "fp32"]
-        words += ["--data", str(args.data / "train-00000-of-00005.parquet")]
-        words += ["--test-data", str(args.data / "validation-00000-of-00001.parquet")]
         with remembered():
-            for protocol in ("knn", "linear"):
-                if seed_hub(["eval", protocol, *words, "--out", "eval/results/tin200.jsonl"]):
-                    raise SystemExit(f"{protocol} of {row} failed")
+            for name, words in commands(args).items():
+                # Depthwise convolutions are slower in bf16 than in float32 on a CPU.
+                how = ["--precision", "bf16" if "resnet" in row else "fp32", "--workers", "0", "--out", OUT]
+                if (not args.protocols or name in args.protocols) and seed_hub(
+                    [*words, "--model", model, *how]
+                ):
+                    sys.exit(f"{name} of {row} failed")
+
+
+def models(args: argparse.Namespace) -> dict[str, str]:
+    """Row -> model, of those that are there."""
+    found = {f"untrained:{name}": f"untrained:{name}" for name in UNTRAINED}
+    found |= {row: str(args.runs / row) for row in ROWS if (args.runs / row / "verdict.json").exists()}
+    if args.teacher_file:
+        how = "?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
+        found["mobilenetv2"] = f"file:{args.teacher_file}{how}"
+    return found
+
+
+def commands(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Protocol -> the words of its command, less the model."""
+    shard = [
+        word
+        for flag, value in SHARD.items()
+        for word in (flag, str(args.data / value) if "parquet" in value else value)
+    ]
+    on_shard = {name: [*words[:1], *shard, *words[1:]] for name, words in (FROZEN | LONG).items()}
+    return on_shard | {
+        name: [word.format(data=args.data) for word in words] for name, words in TRANSFER.items()
+    }
 
 
 if __name__ == "__main__":
