@@ -29,17 +29,20 @@ ROWS = (
     "alone_resnet18",
 )
 SHARD = {
-    "--data": "tiny-imagenet-200/train-00000-of-00005.parquet",
-    "--test-data": "tiny-imagenet-200/validation-00000-of-00001.parquet",
+    "--data": "{data}/tiny-imagenet-200/train-00000-of-00005.parquet",
+    "--test-data": "{data}/tiny-imagenet-200/validation-00000-of-00001.parquet",
     "--size": "64",
 }
-FROZEN = {"knn": ["knn"], "linear": ["linear"]}
-TRANSFER = {
-    "transfer": ["transfer", "--suite", "eval/suites/small.json", "--suite-root", "{data}", "--size", "64"]
+FROZEN = {"knn": "knn", "linear": "linear"}
+TRANSFER = {"transfer": "transfer --suite eval/suites/small.json --suite-root {data} --size 64"}
+# Batch and learning rate for 4; images of 160 px on the short side: a red blood cell is then about 25 px wide.
+DETECTION = {
+    "detection": "detection --data {data}/bccd --split-train train --split test --iterations 250 --train-batch 4 "
+    "--lr 0.005 --trials 2 --rois 64 --size 160 --train-sizes 144 160 176 --longest 320"
 }
 LONG = {
-    "semi": ["semi", "--train-batch", "64", "--epochs", "5", "--least-steps", "100"],
-    "linear_seed": ["linear", "--protocol", "seed", "--paper-epochs", "5"],
+    "semi": "semi --train-batch 64 --epochs 5 --least-steps 100",
+    "linear_seed": "linear --protocol seed --paper-epochs 5",
 }
 
 
@@ -62,7 +65,7 @@ def main() -> None:
                 # Depthwise convolutions are slower in bf16 than in float32 on a CPU.
                 how = ["--precision", "bf16" if "resnet" in row else "fp32", "--workers", "0", "--out", OUT]
                 if (not args.protocols or name in args.protocols) and seed_hub(
-                    [*words, "--model", model, *how]
+                    ["eval", *words, "--model", model, *how]
                 ):
                     sys.exit(f"{name} of {row} failed")
 
@@ -79,15 +82,13 @@ def models(args: argparse.Namespace) -> dict[str, str]:
 
 def commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """Protocol -> the words of its command, less the model."""
-    shard = [
-        word
-        for flag, value in SHARD.items()
-        for word in (flag, str(args.data / value) if "parquet" in value else value)
-    ]
-    on_shard = {name: [*words[:1], *shard, *words[1:]] for name, words in (FROZEN | LONG).items()}
-    return on_shard | {
-        name: [word.format(data=args.data) for word in words] for name, words in TRANSFER.items()
+    shard = [word for pair in SHARD.items() for word in pair]
+    on_shard = {
+        name: [words.split()[0], *shard, *words.split()[1:]] for name, words in (FROZEN | LONG).items()
     }
+    elsewhere = {name: words.split() for name, words in (TRANSFER | DETECTION).items()}
+    every = on_shard | elsewhere
+    return {name: [word.format(data=args.data) for word in words] for name, words in every.items()}
 
 
 if __name__ == "__main__":
