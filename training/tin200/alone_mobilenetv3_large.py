@@ -1,6 +1,6 @@
 """MobileNetV3-Large by MoCo v2 alone: the baseline of seed_mobilenetv3_large.py, as many images seen.
 
-Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/alone_mobilenetv3_large.py --data tiny-imagenet-200 --out runs
 """

@@ -1,6 +1,6 @@
 """ResNet-18 by MoCo v2 alone: the baseline of seed_resnet18.py, as many images seen.
 
-Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/alone_resnet18.py --data tiny-imagenet-200 --out runs
 """

@@ -22,11 +22,12 @@ from seed_hub.eval.features import remembered
 OUT = "eval/results/students.jsonl"
 UNTRAINED = ("seed_mobilenetv3_large", "seed_resnet18")
 ROWS = (
-    "cc_mobilenetv3_large",
-    "cc_resnet18",
-    "moco_resnet18",
     "alone_mobilenetv3_large",
+    "seed_mobilenetv3_large",
+    "cc_mobilenetv3_large",
     "alone_resnet18",
+    "seed_resnet18",
+    "moco_resnet18",
 )
 SHARD = {
     "--data": "{data}/tiny-imagenet-200/train-00000-of-00005.parquet",

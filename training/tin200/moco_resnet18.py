@@ -1,6 +1,6 @@
 """The teacher: ResNet-18 by MoCo v2, without labels; from other initial weights than its students (seed 1).
 
-Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/moco_resnet18.py --data tiny-imagenet-200 --out runs
 """

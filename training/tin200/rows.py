@@ -38,7 +38,7 @@ MOCO = {"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1}
 # The teacher's pooled features are compared: students of its head's output had the worse neighbours. They are not negative,
 # so their cosines are all large: both temperatures differ from the paper's.
 SEED = {"queue_size": 16384, "student_temperature": 0.07, "teacher_temperature": 0.04}
-STUDENT_IMAGES = 128_000  # seen by every student of the MoCo teacher, and by its baseline without a teacher
+STUDENT_IMAGES = 64_000  # seen by every student of the MoCo teacher, and by its baseline without a teacher
 
 
 def main(name: str, images_seen: int, settings: dict[str, Any], method_settings: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 The teacher sees the 64 pixel views enlarged to 96 (its neighbours are better there). Its pooled features are not negative,
 so all their cosines are large: a colder student (0.07) tells them apart.
 
-Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/seed_mobilenetv3_small.py --data tiny-imagenet-200 --out runs --teacher-file MOBILENETV2.safetensors
 """

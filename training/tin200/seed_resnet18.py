@@ -1,6 +1,6 @@
 """ResNet-18 distilled by SEED from the MoCo ResNet-18.
 
-Score, cost and hardware: see eval/results/tin200.jsonl and the table in README.md.
+Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/seed_resnet18.py --data tiny-imagenet-200 --out runs
 """
