@@ -113,7 +113,7 @@ def _add(group: argparse._ArgumentGroup, option: Option, required: bool, repeate
         default += "; may be given several times"
     group.add_argument(
         option.flag,
-        action="append" if repeated else "store",
+        action="append" if repeated else "extend" if option.several else "store",  # none is dropped
         type=_READ[option.kind],
         nargs="+" if option.several else None,
         metavar=_METAVAR.get(option.kind),

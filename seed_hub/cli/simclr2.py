@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def _run(values: dict[str, Any], recipe: Path, *, resume: bool, overwrite: bool)
             say=say,
             progress=Count("checking images"),
         )
+    except SeedHubError:
+        if not resume and not any(stage.begun for stage in wanted):  # a failed start leaves nothing behind
+            recipe.unlink(missing_ok=True)
+            with suppress(OSError):  # it held something before
+                recipe.parent.rmdir()
+        raise
     except Stopped as stop:
         again = f"seed-hub simclr2 --resume --out {shlex.quote(values['out'])}"
         raise KeyboardInterrupt(f"{stop} Continue with: {again}") from stop

@@ -82,8 +82,11 @@ class Images:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Images:
         """The images at ``indices`` (or under a boolean mask [N]), in that order; subsets compose."""
-        chosen = self.original_index[np.asarray(indices, dtype=None if len(indices) else np.int64)]
-        return Images(self.store, self.source, self.split, chosen, self.bad)
+        indices = np.asarray(indices, dtype=None if len(indices) else np.int64)
+        part = Images(self.store, self.source, self.split, self.original_index[indices], self.bad)
+        if self.labels is not None:
+            part.labels = self.labels[indices]  # hidden ones stay hidden
+        return part
 
     def save_bad(self, path: str | Path) -> None:
         """A text file: the count, then one ``name <tab> reason`` per image left out."""

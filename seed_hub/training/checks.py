@@ -17,6 +17,11 @@ from seed_hub.training.optimization import peak_lr
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.views import whole_view
 
+NEVER_NONE = ("head_layers", "embedding_width", "out_dim", "bottleneck_width", "predictor_width")
+"""counts and widths of which a method needs one at least"""
+MOST = {"crop_least": 1, "jitter": 2.5}
+"""a share of the image; a jitter's fifth is the hue's, which goes all the way round at 0.5"""
+
 
 def check_settings(cls: type[Method], settings: RunSettings) -> None:
     """Refuse what cannot be meant, one sentence each."""
@@ -76,19 +81,29 @@ def resolve_method_settings(cls: type[Method], name: str, overrides: dict[str, A
                 f'The method "{name}" has no option --{key.replace("_", "-")}; it has: {options}.'
                 + nearest(key, known)
             )
-        if "temperature" in key and value <= 0:
-            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: a temperature must be above 0.")
-        least = (
-            min(1, known[key].default) if key.endswith("size") else None
-        )  # 0 where it means "choose for me"
-        if least is not None and value < least:
-            raise SeedHubError(f"--{key.replace('_', '-')} is {value}: it must be at least {least}.")
-        if key.endswith("scale") and not (len(value) == 2 and 0 < value[0] <= value[1] <= 1):
-            raise SeedHubError(
-                f"--{key.replace('_', '-')} is {' '.join(map(str, value))}: it must be two shares of an image's area, least "
-                "and most, above 0 and at most 1."
-            )
+        _check_value(key, value, known[key].default)
     return cls.Settings(**overrides)
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Refuse what a setting of this name cannot mean, in any method."""
+    flag = f"--{key.replace('_', '-')}"
+    if "temperature" in key and value <= 0:
+        raise SeedHubError(f"{flag} is {value}: a temperature must be above 0.")
+    if key.endswith("scale") and not (len(value) == 2 and 0 < value[0] <= value[1] <= 1):
+        raise SeedHubError(
+            f"{flag} is {' '.join(map(str, value))}: it must be two shares of an image's area, least "
+            "and most, above 0 and at most 1."
+        )
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    # A size may be 0 where that means "choose for me".
+    least = 1 if key in NEVER_NONE else min(1, default) if key.endswith("size") else 0
+    if not math.isfinite(value) or value < least:
+        raise SeedHubError(f"{flag} is {value}: it must be {f'at least {least}' if least else '0 or more'}.")
+    most = 1 if key.endswith("momentum") else MOST.get(key, math.inf)
+    if value > most:
+        raise SeedHubError(f"{flag} is {value}: it must be at most {most}.")
 
 
 def check_views(method: Method, settings: RunSettings) -> None:
@@ -131,6 +146,12 @@ def known_labels(reads: frozenset[str], images: Images, settings: RunSettings) -
             "folder per class, or use a method without labels, such as --method seed."
         )
     return torch.as_tensor(images.labels)
+
+
+def class_count(images: Images, labels: torch.Tensor | None) -> int:
+    """C: the classes that the data name, so that one that happens to be held out as a whole keeps its score; 0 without
+    labels."""
+    return 0 if labels is None else max(len(images.classes or ()), int(labels.max()) + 1)
 
 
 def check_together(runs: Sequence[RunSettings]) -> None:

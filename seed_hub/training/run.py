@@ -21,6 +21,7 @@ from seed_hub.training.checks import (
     check_settings,
     check_together,
     check_views,
+    class_count,
     known_labels,
     need_stages,
     resolve_method_settings,
@@ -105,11 +106,11 @@ def assemble(
             folder.check(resume=resume, overwrite=overwrite)
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
-        images, held_out = _images(settings, progress, only_labelled=cls.needs_labels)
+        images, held_out = images_of(settings, progress, only_labelled=cls.needs_labels)
     teachers = _teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
     labels = known_labels(reads, images, settings)
-    classes = 0 if labels is None else int(labels.max()) + 1
+    classes = class_count(images, labels)
     pupils = []
     for each, folder, (student, start_head, shapes, random) in zip(runs, folders, students, strict=True):
         task = Task(shapes, taught, len(images), classes, settings.seed, labels, start_head)
@@ -161,20 +162,27 @@ def _summary(settings: RunSettings, images: Images, held_out: Images, accelerato
     )
 
 
-def _images(
-    settings: RunSettings, progress: Callable[[int, int], None] | None, *, only_labelled: bool
+def images_of(
+    settings: RunSettings, progress: Callable[[int, int], None] | None = None, *, only_labelled: bool
 ) -> tuple[Images, Images]:
-    """(training images, held-out images)."""
+    """(training images, held-out images).
+
+    Args:
+        only_labelled: leave out what has no label, or a hidden one.
+
+    Raises:
+        SeedHubError: there are too few.
+    """
     images = open_images(
         settings.data, split=settings.split or None, allow_bad=settings.allow_bad, progress=progress
     )
     training, held_out = split_held_out(images, settings.held_out, settings.seed)
-    if settings.label_share < 1:
+    if settings.share < 1:
+        training = choose_share(training, settings.share, settings.seed)
+    if settings.label_share < 1:  # after the share: a subset has its labels from the source, hidden ones too
         training = hide_labels(training, settings.label_share, settings.seed)
     if only_labelled and training.labels is not None and training.labels.max() >= 0:
         training = training.subset(np.flatnonzero(training.labels >= 0))
-    if settings.share < 1:
-        training = choose_share(training, settings.share, settings.seed)
     if len(held_out) < 2:
         raise SeedHubError(
             f"{settings.data} has {len(images)} images and --held-out is {settings.held_out}: at least 20 images are needed, and 2 "

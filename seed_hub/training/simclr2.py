@@ -86,6 +86,9 @@ def stages(run: RunSettings, own: Settings) -> list[Stage]:
         raise SeedHubError(f"--ce-weight is {own.ce_weight}: it must be from 0 to below 1.")
     if own.finetune_lr < 0:
         raise SeedHubError(f"--finetune-lr is {own.finetune_lr}: it must be 0 or more.")
+    for name in STAGES:
+        if (epochs := getattr(own, f"{name}_epochs")) <= 0:
+            raise SeedHubError(f"--{name}-epochs is {epochs}: it must be above 0.")
     out = Path(run.out)
     network = own.network or run.student
     itself = network == run.student
@@ -173,20 +176,28 @@ def run_stages(
 def _check(wanted: list[Stage]) -> None:
     """Refuse now what a stage would refuse after hours of others."""
     import torch
+    from torch import nn
 
-    from seed_hub.data import open_images
     from seed_hub.encoder import build_student
-    from seed_hub.training.checks import check_settings, known_labels, resolve_method_settings
-    from seed_hub.training.method import shapes_of
+    from seed_hub.training.checks import check_settings, class_count, known_labels, resolve_method_settings
+    from seed_hub.training.method import Shapes, Task, shapes_of
     from seed_hub.training.methods import method_class
+    from seed_hub.training.run import images_of
 
+    settings = []
     for stage in wanted:
         cls = method_class(stage.run.method)
         check_settings(cls, stage.run)
-        resolve_method_settings(cls, stage.run.method, stage.own)
-    shared = wanted[0].run
-    images = open_images(shared.data, split=shared.split or None, allow_bad=shared.allow_bad)
-    known_labels(frozenset({"labels"}), images, wanted[1].run)
-    with torch.random.fork_rng():
-        for name in dict.fromkeys(stage.run.student for stage in wanted):
-            shapes_of(build_student(name).eval(), shared.size, f'The student "{name}"', "--size")
+        settings.append(resolve_method_settings(cls, stage.run.method, stage.own))
+    taught: tuple[Shapes, ...] = ()
+    head: nn.Sequential | None = None
+    for stage, own in zip(wanted, settings, strict=True):
+        cls, run = method_class(stage.run.method), stage.run
+        images, _ = images_of(run, only_labelled=cls.needs_labels)
+        classes = class_count(images, known_labels(frozenset({"labels"}), images, wanted[1].run))
+        with torch.random.fork_rng():  # the method as the stage will make it, before the first has run
+            student = build_student(run.student)
+            shapes = shapes_of(student.eval(), run.size, f'The student "{run.student}"', "--size")
+            teachers = taught if cls.needs_teacher else ()
+            head = cls(student, own, Task(shapes, teachers, len(images), classes, run.seed, None, head)).head
+        taught = (replace(shapes, classes=classes),)

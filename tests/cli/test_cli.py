@@ -21,6 +21,8 @@ import pytest
 import seed_hub
 from seed_hub import cli
 from seed_hub.cli import doctor, terminal, zoo
+from seed_hub.cli.continuing import TRAINING
+from seed_hub.cli.flags import Parser
 from seed_hub.errors import SeedHubError
 from seed_hub.settings import read_settings
 
@@ -143,6 +145,13 @@ def test_doctor_knows_what_the_package_needs(root: Path) -> None:
     extras = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     named = re.findall(r"^(\w+) = ", extras, re.MULTILINE)
     assert set(doctor.EXTRAS) == set(named) - {"dev", "track"}
+
+
+def test_a_flag_of_several_values_given_twice_drops_none() -> None:
+    for words in (["--peer", "a", "--peer", "b"], ["--peer", "a", "b"]):
+        parser = Parser("pretrain")
+        parser.add_options("method", read_settings(TRAINING / "methods" / "dogo.py").options)
+        assert parser.parse(words) == {"peer": ("a", "b")}
 
 
 def test_tables_are_aligned() -> None:

@@ -81,9 +81,33 @@ def test_what_a_later_stage_would_refuse_is_refused_first(
         'There is no student "nothing"': ["--student", "nothing"],
         "--ce-weight is 1": ["--ce-weight", "1"],
         "--label-share is 0": ["--label-share", "0"],
+        "--distill-epochs is 0.0: it must be above 0": ["--distill-epochs", "0"],
+        "has 6 images to train on": ["--label-share", "0.05"],
+        "--kept-layers is 3, and the student starts with 2": ["--kept-layers", "3"],
+        "--kept-layers is -1: it must be 0 or more": ["--kept-layers", "-1"],
+        "--memory is -1: it must be 0 or more": ["--memory", "-1"],
+        'Unknown --device "abacus"': ["--device", "abacus"],
         "There are no runs of this recipe": ["--resume"],
     }
     for sentence, words in cases.items():
         answer = hub(*_command(photos, out), *words)
         assert answer.status == 2 and sentence in answer.sentence
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--network", "test_efficientnet"], ["--ce-weight", "0.5", "--memory", "12"]]
+)
+def test_itself_labels_and_a_memory(hub: Any, photos: Path, tmp_path: Path, words: list[str]) -> None:
+    """Self-distillation, and every term at once."""
+    out = tmp_path / "out"
+    assert hub(*_command(photos, out), *words).status == 0
+    config, last = (
+        json.loads((out / stage / "config.json").read_text()) for stage in ("pretrain", "distill")
+    )
+    own, itself = last["method_settings"], words[0] == "--network"
+    assert config["method_settings"]["memory"] == (0 if itself else 12)
+    assert own["kd_temperature"] == (0.1 if itself else 1) and own["kd_weight"] == 1 - own["ce_weight"]
+    assert own["ce_weight"] == (0 if itself else 0.5) and last["label_share"] == (1 if itself else 0.5)
+    steps = [line for line in _log(out / "distill") if line["event"] == "step"]
+    assert all(("ce" in line) != itself for line in steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from dataclasses import fields, is_dataclass
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from seed_hub.encoder import Encoder, Features, build_student
 from seed_hub.errors import SeedHubError
+from seed_hub.training.checks import resolve_method_settings
 from seed_hub.training.method import Batch, Shapes, Task
 from seed_hub.training.methods import method_class, method_names
 from seed_hub.training.views import MOCO_V2, recipe
@@ -89,6 +91,27 @@ def test_settings_are_a_frozen_dataclass_with_a_docstring_per_field():
 def test_an_unknown_method_is_refused_with_the_nearest_name():
     with pytest.raises(SeedHubError, match='Did you mean "moco"'):
         method_class("mocco")
+
+
+def test_numbers_that_cannot_be_meant_are_refused():
+    for name in method_names():
+        cls = method_class(name)
+        for field in fields(cls.Settings):
+            if field.type not in ("int", "float"):
+                continue
+            flag = f"--{field.name.replace('_', '-')}"
+            for value in (-1, *([2] if field.name.endswith("momentum") else [])):
+                with pytest.raises(SeedHubError, match=f"{flag} is {value}: .* must be "):
+                    resolve_method_settings(cls, name, {field.name: value})
+            assert resolve_method_settings(cls, name, {field.name: field.default}) == cls.Settings()
+    for name, key, value, limit in (
+        ("simclr", "head_layers", 0, "at least 1"),
+        ("simclr", "jitter", 2.6, "at most 2.5"),
+        ("finetune", "crop_least", 1.1, "at most 1"),
+        ("seed", "queue_size", math.inf, "at least 1"),
+    ):
+        with pytest.raises(SeedHubError, match=f"is {value}: it must be {limit}"):
+            resolve_method_settings(method_class(name), name, {key: value})
 
 
 def test_the_gradient_reaches_the_student_and_no_average(made):
