@@ -33,6 +33,7 @@ from torchvision.transforms import v2
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import Work
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.knn import neighbours
 from seed_hub.network_settings import FeatureSettings
@@ -41,6 +42,7 @@ from seed_hub.teachers import load_teacher
 HEADLINE = "effective_rank"
 NEEDS_LABELS = False
 NEIGHBOURS = 10
+LEAST_CHECKPOINTS = 3  # two lie on a line, whatever they score
 BLOCK = 2**24  # similarities at a time, for uniformity: 64 MB
 
 
@@ -58,6 +60,11 @@ class Settings(FeatureSettings):
     """smallest area of a view, as a share of the image"""
     seed: int = 0
     """of the two views"""
+
+
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs: the images and two views of each; of a teacher, whose size is not known yet, nothing."""
+    return Work(0, 3 * len(test))
 
 
 def evaluate(
@@ -199,18 +206,24 @@ def _centred(x: Tensor) -> Tensor:
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation."""
+    """Of a score with the accuracy. All but n are None where one of the two is the same for all checkpoints."""
 
     rho: float | None
-    """-1 to 1; None where one of the two is the same for all checkpoints"""
+    """Spearman's, of the ranks: -1 to 1"""
     n: int
     """checkpoints that have both"""
+    rho_p: float | None = None
+    """two-sided p-value of rho: how often chance pairs the ranks as well; exact for up to 7 checkpoints"""
+    r: float | None = None
+    """Pearson's, of the values: -1 to 1"""
+    r_p: float | None = None
+    """of r, likewise"""
 
 
 def score_correlations(
     rows: Sequence[Mapping[str, float | None]], *, accuracy: str = "linear"
 ) -> dict[str, Correlation]:
-    """How well each label-free score ranks checkpoints by their accuracy: Spearman's rho, by the score's name.
+    """How well each label-free score tells checkpoints by their accuracy, by the score's name.
 
     Args:
         rows: one mapping a checkpoint: its ``accuracy`` (a linear probe's) and any scores by name; a score that a
@@ -220,16 +233,30 @@ def score_correlations(
     Raises:
         SeedHubError: a score that fewer than 3 checkpoints have together with an accuracy.
     """
-    from scipy.stats import spearmanr
-
     found = {}
     for name in dict.fromkeys(key for row in rows for key in row if key != accuracy):
-        pairs = [(row[name], row[accuracy]) for row in rows if None not in (row.get(name), row.get(accuracy))]
-        if len(pairs) < 3:
+        both = [(row.get(name), row.get(accuracy)) for row in rows]
+        pairs = np.array([pair for pair in both if None not in pair], dtype=np.float64).reshape(-1, 2)
+        if len(pairs) < LEAST_CHECKPOINTS:
             raise SeedHubError(
-                f"{len(pairs)} checkpoint(s) have both {name} and {accuracy}: a correlation needs at least 3."
+                f"{len(pairs)} checkpoint(s) have both {name} and {accuracy}: a correlation needs at least "
+                f"{LEAST_CHECKPOINTS}."
             )
-        score, reached = zip(*pairs, strict=True)
-        varies = len(set(score)) > 1 and len(set(reached)) > 1
-        found[name] = Correlation(float(spearmanr(score, reached).statistic) if varies else None, len(pairs))
+        found[name] = _correlation(*pairs.T)
     return found
+
+
+def _correlation(score: np.ndarray, reached: np.ndarray) -> Correlation:
+    from scipy.stats import PermutationMethod, pearsonr, rankdata
+
+    if np.ptp(score) == 0 or np.ptp(reached) == 0:
+        return Correlation(None, len(score))
+
+    def correlated(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+        """(coefficient, p): all pairings for up to 7 checkpoints, else 9,999 by a fixed seed."""
+        by_chance = PermutationMethod(9999, None, np.random.default_rng(0))
+        result = pearsonr(a, b, method=by_chance)
+        return float(result.statistic), float(result.pvalue)
+
+    rho, rho_p = correlated(rankdata(score), rankdata(reached))
+    return Correlation(rho, len(score), rho_p, *correlated(score, reached))

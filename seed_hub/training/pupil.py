@@ -110,6 +110,9 @@ class Pupil:
         self.looks.append(look)
         place = {"step": self.step, "images": self.step * self.settings.batch_size}
         self.log({"event": "look", **place, **asdict(look)})
+        if self.step and self.settings.keep_looks:
+            kept = self.folder.looks / str(self.step)
+            ship(kept, self.method, self.settings, self.teachers, self.step, look)
         return look
 
     def save(self) -> None:

@@ -5,6 +5,7 @@ environment.json  versions, commit, machine
 log.jsonl         one line per report, one per look at the held-out images
 checkpoint.pt     everything needed to continue exactly; no teacher
 best/ last/       the student, ready to ship (see seed_hub.model_folder)
+looks/STEP/       the same as it was at each look, if asked for (keep_looks)
 bad_images.txt    what was skipped, and why
 verdict.json      did it work?
 """
@@ -39,7 +40,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoint, self.log = self.path / "checkpoint.pt", self.path / "log.jsonl"
-        self.best, self.last = self.path / "best", self.path / "last"
+        self.best, self.last, self.looks = self.path / "best", self.path / "last", self.path / "looks"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Raises:
@@ -72,7 +73,7 @@ class RunFolder:
                 "config.json",
             ):
                 (self.path / name).unlink(missing_ok=True)
-            for folder in (self.best, self.last):
+            for folder in (self.best, self.last, self.looks):
                 shutil.rmtree(folder, ignore_errors=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,8 @@ class RunSettings:
     """images kept from training to watch it by; at most a tenth of the data"""
     watch_every: float = 0.0
     """epochs between two looks at the held-out images; 0: twenty looks over the run"""
+    keep_looks: bool = False
+    """keep the student of every look, but the one before training, in looks/STEP"""
     save_every: float = 10.0
     """minutes between two checkpoints"""
     device: str = "auto"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr
 from torch import nn
 from torch.nn.functional import normalize, pdist
 
@@ -225,3 +227,24 @@ def test_score_correlations():
         score_correlations(rows[:2])
     with pytest.raises(SeedHubError, match="0 checkpoint.s. have both rank and top1"):
         score_correlations([{"rank": 1.0}] * 4, accuracy="top1")
+
+
+def test_p_values_of_correlations():
+    """Two-sided, by all pairings: twice the smaller share of those at least as high, or at least as low."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(2, 6))
+    (few,) = score_correlations([{"x": a, "linear": b} for a, b in zip(x, y, strict=True)]).values()
+    for found, p, (a, b) in (
+        (few.rho, few.rho_p, (x.argsort().argsort(), y.argsort().argsort())),
+        (few.r, few.r_p, (x, y)),
+    ):
+        by_chance = np.array([np.corrcoef(a, b[list(order)])[0, 1] for order in permutations(range(6))])
+        assert found == pytest.approx(np.corrcoef(a, b)[0, 1])
+        low, high = (by_chance <= found + 1e-9).mean(), (by_chance >= found - 1e-9).mean()
+        assert p == pytest.approx(min(1, 2 * min(low, high)))
+    x = generator.normal(size=40)
+    rows = [{"x": a, "linear": b} for a, b in zip(x, 0.3 * x + generator.normal(size=40), strict=True)]
+    (many,) = score_correlations(rows).values()
+    expected = pearsonr(*zip(*((row["x"], row["linear"]) for row in rows), strict=True))
+    assert (many.r, many.r_p) == pytest.approx(tuple(expected), abs=0.02)
+    assert score_correlations(rows)["x"] == many
