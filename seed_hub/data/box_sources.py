@@ -100,6 +100,7 @@ def _from_coco(images: Images, root: str) -> tuple[list[Annotated], dict[Any, st
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        sorted(names)  # numbers or words: a mixture has no order, and is a TypeError
         listed_images = {image["file_name"]: image for image in content["images"]}
         if len(listed_images) < len(content["images"]):
             raise SeedHubError(f"{file} lists an image twice: give every file one entry.")

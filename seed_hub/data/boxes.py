@@ -99,10 +99,17 @@ def _check_paired(images: Images, rows: list[Annotated]) -> None:
                 f"{images.name(i)} of {images.source} has {n} boxes, {len(row.categories)} categories, "
                 f"{len(row.areas)} areas and {len(row.crowds)} crowd marks: give each box one of each."
             )
-        if any(box is None or len(box) != 4 for box in row.boxes):
+        if any(not isinstance(box, list) or len(box) != 4 or not _numbers(box) for box in row.boxes):
             raise SeedHubError(f"{images.name(i)} of {images.source} has a box that is not 4 numbers.")
+        if not _numbers(row.areas):
+            raise SeedHubError(f"{images.name(i)} of {images.source} has an area that is not a number.")
         if any(category is None for category in row.categories):
             raise SeedHubError(f"{images.name(i)} of {images.source} has a box without a category.")
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    """A missing one is as good as a NaN."""
+    return all(value is None or isinstance(value, (int, float)) for value in values)
 
 
 def _classes(
@@ -123,7 +130,7 @@ def _classes(
     else:
         order = sorted(declared[0])
         names = tuple(declared[0][category] for category in order)
-        if unknown := sorted(seen - set(order)):
+        if unknown := sorted(seen - set(order), key=str):
             raise SeedHubError(
                 f"{splits[0].source} has boxes of category {unknown[0]}, which is not among its categories "
                 f"{listed([f'{category}: {declared[0][category]}' for category in order])}: declare it."
@@ -134,7 +141,7 @@ def _classes(
 def _boxes(
     images: Images, i: int, row: Annotated, number: dict[Any, int], names: tuple[str, ...], box_format: str
 ) -> Boxes:
-    width, height = _size(images, i)
+    width, height = size_of(images, i)
     if row.size is not None and tuple(row.size) != (width, height):
         raise SeedHubError(
             f"{images.name(i)} of {images.source} is {width} x {height} px (upright), but its boxes were drawn on "
@@ -161,7 +168,7 @@ def _boxes(
     )
 
 
-def _size(images: Images, i: int) -> tuple[int, int]:
+def size_of(images: Images, i: int) -> tuple[int, int]:
     """(width, height) as loaded: from the file's head, without decoding, where that is the same."""
     encoded = images.store.read(int(images.original_index[i]))
     file = encoded if isinstance(encoded, str) else BytesIO(encoded or b"")

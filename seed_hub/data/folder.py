@@ -62,18 +62,26 @@ class FolderStore:
 
 def folder_splits(root: str) -> list[str]:
     """The first-level folders, if all of them are named like splits (a class may be called "train")."""
-    below = _subfolders(root)
+    below = _subfolders(_beside_masks(root))
     return below if all(name in SPLIT_NAMES for name in below) else []
 
 
 def open_folder(root: str, split: str | None) -> tuple[FolderStore, str | None]:
-    """The images of ``root``, or of its subfolder for ``split``."""
+    """The images of ``root``, or of its subfolder for ``split``; where masks lie beside ``images``, of that folder."""
+    root = _beside_masks(root)
     if split is None:
         found = choose_split(None, folder_splits(root), root)
     else:
         below = _subfolders(root)
         found = same_split(split, below) or choose_split(split, folder_splits(root) or below, root)
-    return FolderStore(os.path.join(root, found) if found else root), found
+    return FolderStore(_beside_masks(os.path.join(root, found)) if found else root), found
+
+
+def _beside_masks(root: str) -> str:
+    """``root/images`` where ``masks`` or ``annotations`` stand beside it, which are images too; else ``root``."""
+    below = _subfolders(root)
+    segmented = "images" in below and ("masks" in below or "annotations" in below)
+    return os.path.join(root, "images") if segmented else root
 
 
 def _subfolders(root: str) -> list[str]:
