@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def paired_labels(train: Images, test: Images, *, same_images: bool = False) -> tuple[Tensor, Tensor]:
-    """Labels of both splits, int64 ``[N]`` and ``[M]``, on one list of classes.
+    """Labels of both splits, int64 ``[N]`` and ``[M]``, on one list of classes; without names they are numbered 0, 1, ...
 
     A class without a training image is allowed (few-shot subsets have them) and said: its test images are wrong.
 
@@ -47,6 +47,10 @@ def paired_labels(train: Images, test: Images, *, same_images: bool = False) -> 
             ", ..." if len(absent) > 5 else "",
             int(np.isin(test_y, absent).sum()),
         )
+    # They may be anyone's ids, and a protocol keeps a row for each number up to the largest.
+    if train.classes is None:
+        known = np.unique(np.concatenate([train_y, test_y]))
+        train_y, test_y = np.searchsorted(known, train_y), np.searchsorted(known, test_y)
     return torch.from_numpy(train_y), torch.from_numpy(test_y)
 
 

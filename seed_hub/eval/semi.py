@@ -34,6 +34,7 @@ from torch import nn
 from seed_hub.data import Images, choose_share
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import LEARNT, Work
 from seed_hub.eval.finetuning import Progress, Recipe, finetune, linear_classifier, predict, top_scores
 from seed_hub.eval.labels import paired_labels
 from seed_hub.network_settings import NetworkSettings
@@ -90,6 +91,7 @@ def evaluate(
     _check(settings)
     train_y, test_y = paired_labels(train, test)
     _say_single_images(train)
+    number = dict(zip(np.asarray(train.labels).tolist(), train_y.tolist(), strict=True))
     source = encoder.encoder if isinstance(encoder, Frozen) else encoder
     kept = kept_layers(source) if (settings.mode, settings.head_layer) == ("finetune", "auto") else None
     for place, share in enumerate(settings.share):
@@ -101,13 +103,26 @@ def evaluate(
             network.head = copy.deepcopy(kept)
             width = network.width if kept is None else _width(kept)
             classifier = linear_classifier(width, int(max(train_y.max(), test_y.max())) + 1, seed)
-            labels = torch.from_numpy(np.array(chosen.labels, dtype=np.int64))
+            labels = torch.tensor([number[label] for label in np.asarray(chosen.labels).tolist()])
             finetune(network, classifier, chosen, labels, recipe, progress=progress)
             for_test = replace(recipe, batch_size=settings.batch_size)
             top1, top5 = top_scores(predict(network, classifier, test, for_test, progress=progress), test_y)
             yield f"top1_{100 * share:g}pct", top1
             if classifier.out_features > 5:
                 yield f"top5_{100 * share:g}pct", top5
+
+
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs."""
+    epochs, learnt = settings.epochs or (100 if settings.mode == "frozen" else 20), 0
+    for share in settings.share:
+        images = max(1, round(share * len(train)))
+        learnt += max(epochs * images, settings.least_steps * min(images, settings.train_batch))
+    runs = settings.trials * len(settings.share)
+    scaled = {"epochs": epochs, "least_steps": settings.least_steps}
+    return Work(
+        0, runs * len(test), settings.trials * learnt / (LEARNT if settings.mode == "frozen" else 1), scaled
+    )
 
 
 def recipe_for(settings: Settings, place: int, seed: int, *, images: int, projected: bool = False) -> Recipe:
