@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from seed_hub.cli import main
 from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
-from seed_hub.model_folder import save_model
+from seed_hub.eval.record import weights_sha256
+from seed_hub.model_folder import load_model_folder, save_model
 from seed_hub.report import write_report
 from seed_hub.report.curves import Curve, draw, moving_average, nice_ticks
 from seed_hub.report.gallery import NEIGHBOURS, QUERIES
@@ -173,17 +175,18 @@ def test_neighbours_that_both_find_are_marked(run: Path) -> None:
 def test_neighbours_are_of_the_held_out_images(run: Path) -> None:
     """Of 12 held-out images each of the 10 neighbours is another one, nearest first."""
     from seed_hub.report.gallery import build_gallery
+    from seed_hub.report.held_out import embed_held_out, stacked
 
-    gallery = build_gallery(read_run(run))
+    record = read_run(run)
+    gallery = build_gallery(embed_held_out(record), record.settings.seed)
     assert len(gallery.images) == 12
     for query, found in zip(gallery.queries, gallery.student, strict=True):
         assert query not in found
         assert len(set(found)) == NEIGHBOURS
     from seed_hub.model_folder import load_model_folder
-    from seed_hub.report.gallery import _pixels
 
     with torch.no_grad():
-        x = load_model_folder(run / "best").eval()(_pixels(gallery.images, 32).float() / 255).pooled
+        x = load_model_folder(run / "best").eval()(stacked(gallery.images, 32).float() / 255).pooled
     x = torch.nn.functional.normalize(x, dim=1)
     similarity = (x @ x.T)[gallery.queries[0]][gallery.student[0]]
     assert (similarity.diff() <= 1e-6).all()
@@ -194,7 +197,8 @@ def test_without_a_teacher_the_student_stands_alone(run: Path) -> None:
     write_run(run, log, method="moco", teacher="")
     text = words(html_of(run))
     assert text.count("Student 1") == 0
-    assert text.count(" Student ") == QUERIES
+    neighbours, _, mapped = text.partition("Map Each")
+    assert (neighbours.count(" Student "), mapped.count(" Student ")) == (QUERIES, 1)
     assert "Teacher" not in text
     assert "Agreement" not in text
     assert "View retrieval 50.0% untrained 25.0%" in text
@@ -214,6 +218,81 @@ def test_images_that_are_gone_cost_the_grid_only(run: Path, tmp_path: Path) -> N
     assert "the images of this run could not be opened again" in words(html)
     assert "<img" not in html
     assert "It worked." in words(html)
+
+
+def results_of(run: Path, **more: Any) -> Path:
+    """A file with a line of the run and one of its teacher; the page is to be about these alone."""
+    write_run(run, data="gone")
+    part = {"source": "photos", "split": "val", "images": 50, "fingerprint": "f"}
+    line = {"protocol": "knn", "metric": "top1_k20", "n": 1, "std": None, "settings": {"size": 32}}
+    line |= {"data": {"train": part, "test": part}} | more
+    lines = []
+    for spec, place, mean in (("first", run / "best", 41.25), ("seed:teacher", Path("teacher"), 50.5)):
+        sha256 = weights_sha256(load_model_folder(place).backbone)
+        lines.append(line | {"mean": mean, "model": {"spec": spec, "sha256": sha256, "facts": {}}})
+    file = Path("measured.jsonl")
+    file.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return file
+
+
+def test_measurements_of_these_weights_are_found_by_the_weights(run: Path) -> None:
+    file = results_of(run)
+    text = words(write_report(run, results=[file]).read_text(encoding="utf-8"))
+    assert re.search("Evaluation These weights beside others", text)
+    assert "top1_k20 at 32 px, 50 images of photos val" in text
+    assert re.search(r"teacher, teacher 50.50 .*this run 41.25", text)
+    save_model(run / "best", build_student("seed_mobilenetv3_small"), {})  # it went on training since
+    text = words(write_report(run, results=[file]).read_text(encoding="utf-8"))
+    assert "have not been measured" in text and "41.25" not in text
+    assert "seed-hub eval all --model runs/ first --data D" in text, "a line may break after the slash"
+
+
+def test_curves_and_pictures_of_a_detector_are_shown(run: Path) -> None:
+    file = results_of(
+        run, protocol="detection", metric="AP", curves={"cat": [0.5] * 101}, settings={"iterations": 9}
+    )
+    facts = {"weights": json.loads(file.read_text().splitlines()[0])["model"]["sha256"], "threshold": 0.5}
+    facts["pictures"] = [{"file": "3.png", "image": 3, "true": 1, "found": 0}]
+    Path("seen").mkdir()
+    Image.new("RGB", (64, 48)).save("seen/3.png")
+    Path("seen/pictures.json").write_text(json.dumps(facts))
+    html = write_report(run, results=[file], pictures=Path("seen")).read_text(encoding="utf-8")
+    assert "cat AP50 50.0, untrained" not in words(html) and "cat AP50 50.0" in words(html)
+    assert "Test image 3: 1 true, 0 found" in words(html)
+    parser = Balanced()
+    parser.feed(html)
+    assert not parser.open
+    assert all(source.startswith("data:image/") for source in parser.fetched)
+
+
+def test_the_map_shows_both_networks_and_the_classes(run: Path) -> None:
+    html = html_of(run)
+    assert html.count('aria-label="Map of 12 held-out images') == 2
+    assert re.search(r"Map Each dot .*Student .*Teacher .* cat dog ", words(html))
+
+
+def test_the_command_finds_results_where_they_are_written(run: Path) -> None:
+    said = []
+    for there in ("results.jsonl", "runs/results.jsonl"):
+        results_of(run).rename(there)
+        assert main(["report", str(run)]) == 0
+        said.append("this run 41.25" in words((run / "report.html").read_text(encoding="utf-8")))
+        Path(there).unlink()
+    assert said == [True, True]
+    assert main(["report", str(run)]) == 0
+    assert "have not been measured" in words((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_what_was_asked_for_and_is_not_there_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(run), "--results", "gone.jsonl"]) == 2
+    assert "no results file gone.jsonl" in capsys.readouterr().err
+    assert main(["report", str(run), "--pictures", "gone"]) == 2
+    assert "no pictures in gone" in capsys.readouterr().err
+    (run / "best" / "model.safetensors").unlink()
+    assert "no weights in best/ that can be loaded" in words(html_of(run))
+    assert main(["report", str(run), "--pictures", "gone"]) == 2
 
 
 @pytest.mark.parametrize("length", range(len(LOG)))

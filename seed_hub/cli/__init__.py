@@ -164,9 +164,13 @@ def _os_sentence(error: OSError) -> str:
     return _unexpected(error)
 
 
+def _no_memory(text: str) -> bool:
+    return "not enough memory" in text or "can't allocate memory" in text  # torch's, on Windows and on Linux
+
+
 def _unexpected(error: Exception) -> str:
     kind, lines = type(error).__name__, str(error).strip().splitlines()
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or "not enough memory" in str(error):
+    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or _no_memory(str(error)):
         return "Out of memory: lower --batch-size or --size, or split each batch with --accumulate."
     reason = f": {lines[-1 if 'Original Traceback' in str(error) else 0][:200]}" if lines else ""
     return f"{kind}{reason} (unexpected: run again with --debug for the traceback)."

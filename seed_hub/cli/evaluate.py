@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from seed_hub.settings import Declared, declared_in
 
 if TYPE_CHECKING:
     from seed_hub.data import Images
+    from seed_hub.eval.budget import Cut
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "eval"
 
@@ -44,7 +47,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     if "suite" in given:
         return {"results": _measure_suite(name, given, own, out)}
     train, test = opened(given, alone=own.get("leave_one_out", False))
-    line = measure(name, given["model"], train, test, own, out=out, again=given.get("again", False))
+    how = {"out": out, "again": given.get("again", False), "minutes": given.get("budget")}
+    line = measure(name, given["model"], train, test, own, **how)
     _show(line)
     return line
 
@@ -85,12 +89,15 @@ def _measure_suite(name: str, given: dict[str, Any], own: dict[str, Any], out: P
     from seed_hub.eval.suite import read_suite
 
     lines = []
-    for entry in read_suite(given["suite"], given.get("suite_root")):
+    suite = read_suite(given["suite"], given.get("suite_root"))
+    minutes = given["budget"] / len(suite) if "budget" in given else None
+    for entry in suite:
         one = {"data": entry.data, "split_train": entry.train, "split": entry.test}
         train, test = opened(given | one)
         own_metric = own | {"metric": entry.metric}
         again = given.get("again", False)
-        lines.append(measure(name, given["model"], train, test, own_metric, out=out, again=again))
+        how = {"out": out, "again": again, "minutes": minutes}
+        lines.append(measure(name, given["model"], train, test, own_metric, **how))
         _show(lines[-1])
     return lines
 
@@ -140,6 +147,12 @@ def add_record_flags(parser: Parser, name: str) -> None:
         help=f"results file to add to (default: {results_file(name)})",
     )
     record.add_argument(
+        "--budget",
+        metavar="MINUTES",
+        type=float,
+        help="about that long in all: images and steps are left out as far as needed, and the number is marked for it",
+    )
+    record.add_argument(
         "--again", action="store_true", help="measure again what the results file holds already"
     )
 
@@ -153,15 +166,22 @@ def measure(
     *,
     out: Path,
     again: bool = False,
+    minutes: float | None = None,
+    cut: Callable[[Any], Cut] | None = None,
 ) -> dict[str, Any]:
     """The line of a protocol on a model: the one ``out`` holds already, or a new one, added to it.
 
     Args:
         own: settings of the protocol.
         again: measure in any case.
+        minutes: leave out what does not fit; a whole measurement that ``out`` holds is as good.
+        cut: the protocol's settings -> what fits, where several models must be measured alike (default: what does for this).
     """
-    from seed_hub.eval.record import append_result, find_result, result_line
+    from seed_hub.eval import budget
+    from seed_hub.eval.record import append_result, find_result, identity_hash, result_line
     from seed_hub.teachers import load_model
+
+    _check_writable(out)
 
     protocol = import_module(f"seed_hub.eval.{name}")
     settings = protocol.Settings(**own)
@@ -176,17 +196,36 @@ def measure(
         "facts": _facts(model),
     }
     # The identity of a measurement is all but its values: an empty one finds a line that is there already.
-    line = None if again else find_result(out, result_line(name, [("", 0.0)], seconds=0.0, **what))
+    asked = result_line(name, [("", 0.0)], seconds=0.0, **what)
+    line = None if again else find_result(out, asked, minutes=minutes)
     if line is not None:
         say(f"measured before, on {line['date']}: this is the line of {out}; --again measures again")
     else:
+        if minutes is not None:
+            fits = cut(settings) if cut else budget.fit(protocol, encoder, train, test, settings, minutes)
+            train, test, settings, note = budget.shortened(protocol, fits, train, test, settings, minutes)
+            if note:
+                say(budget.in_words(note))
+                what |= {"train": train, "test": test, "settings": settings}
+                what["shortened"] = note | {"asked": identity_hash(asked)}
         start = time.monotonic()
         count = Count(getattr(protocol, "COUNTS", "features"))
         values = list(protocol.evaluate(encoder, train, test, settings, progress=count))
         line = result_line(name, values, seconds=time.monotonic() - start, **what)
-        append_result(out, line)
+        try:
+            append_result(out, line)
+        except SeedHubError:
+            show(json.dumps(line))  # it may have taken hours: not lost with the disk
+            raise
         say(f"added to {out}")
     return line
+
+
+def _check_writable(out: Path) -> None:
+    """Before anything is measured."""
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK) or place.is_dir() == (place == out):
+        raise SeedHubError(f"Results cannot be written to {out}: name another file with --out.")
 
 
 def _show(line: dict[str, Any]) -> None:
@@ -202,6 +241,10 @@ def _show(line: dict[str, Any]) -> None:
         f"{test['source']}{_split(test)}, {test['images']:,} images, by "
         f"{train['source']}{_split(train)}, {train['images']:,} images\n{table(rows)}"
     )
+    if "shortened" in line:
+        from seed_hub.eval.budget import in_words
+
+        show(f"Not the whole measurement, {in_words(line['shortened'])}.")
 
 
 def _split(part: dict[str, Any]) -> str:

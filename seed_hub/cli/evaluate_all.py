@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache, reduce
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seed_hub.cli.evaluate import add_data_flags, add_record_flags, folder_of, measure, opened, results_file
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import say, show, table
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.settings import Declared
+
+if TYPE_CHECKING:
+    from seed_hub.data import Images
+    from seed_hub.encoder import Frozen
+    from seed_hub.eval.budget import Cut
 
 # What every protocol that reads frozen features is told alike.
 SHARED = ("size", "precision", "batch_size", "workers", "device")
@@ -111,6 +118,8 @@ def _measure(
     ]  # what cannot be loaded is refused before an hour of others
     # All rows see what the first one is for, unless told otherwise.
     given = given | {"size": given.get("size") or models[0].input_size}
+    minutes = given["budget"] / (len(rows) * len(names)) if "budget" in given else None
+    cuts = {name: _common_cut(name, models, train, test, minutes) for name in names} if minutes else {}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for title, model in rows.items():
         say(f"{title}: {model}" if title != model else model)
@@ -121,12 +130,30 @@ def _measure(
                 own = {key: given[key] for key in SHARED if key in given and key in known}
                 out = Path(given.get("out") or results_file("all"))
                 again = given.get("again", False)
-                found[title][name] = measure(name, model, train, test, own, out=out, again=again)
+                how = {"out": out, "again": again, "minutes": minutes, "cut": cuts.get(name)}
+                found[title][name] = measure(name, model, train, test, own, **how)
     return found
+
+
+def _common_cut(
+    name: str, models: list[Frozen], train: Images, test: Images, minutes: float
+) -> Callable[[Any], Cut]:
+    """What fits for the slowest of ``models``: all are measured on the same images. Timed once, if it is asked for."""
+    from seed_hub.eval.budget import Cut, fit
+
+    protocol = import_module(f"seed_hub.eval.{name}")
+
+    @cache
+    def cut(settings: Any) -> Cut:
+        fits = [fit(protocol, model, train, test, settings, minutes) for model in models]
+        return reduce(Cut.both, fits)
+
+    return cut
 
 
 def _show(rows: dict[str, str], names: list[str], lines: dict[str, dict[str, dict[str, Any]]]) -> None:
     """A row for each model: scores with their intervals, and what the first one is ahead by."""
+    from seed_hub.eval.budget import in_words
     from seed_hub.eval.intervals import difference, unpack
 
     first = next(iter(rows))
@@ -142,10 +169,13 @@ def _show(rows: dict[str, str], names: list[str], lines: dict[str, dict[str, dic
                 both = [[unpack(text, count) for text in each["correct"]] for each in (ours, line)]
                 mean, (low, high) = difference(*both)
                 ahead = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-            cells += [f"{line['mean']:.2f}{sure}", ahead]
+            cells += [f"{line['mean']:.2f}{'†' if 'shortened' in line else ''}{sure}", ahead]
         body.append(cells)
     show(table(body))
     show("In brackets: 95 % intervals, by bootstrap over the test images.")
+    notes = [line["shortened"] for found in lines.values() for line in found.values() if "shortened" in line]
+    for words in dict.fromkeys(map(in_words, notes)):
+        show(f"†: not the whole measurement, {words}.")
 
 
 def _short(title: str) -> str:

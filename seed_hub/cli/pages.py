@@ -26,16 +26,44 @@ def demo(argv: list[str]) -> dict[str, Any]:
 
 def report(argv: list[str]) -> dict[str, Any]:
     parser = Parser(
-        "report", "One self-contained HTML page about a run: curves, neighbours, tables, settings."
+        "report",
+        "One self-contained HTML page about a run: curves, measurements, neighbours, a map, settings.",
     )
     parser.add_argument("run", metavar="RUN", nargs="?", help="folder of the run")
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: RUN/report.html)")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        nargs="+",
+        help="results files that hold its measurements (default: eval/results/*.jsonl of a checkout, else "
+        "results.jsonl here and beside the run)",
+    )
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="folder that `seed-hub eval detection --pictures DIR` filled"
+    )
     given = parser.parse(argv)
     if "run" not in given:
         raise SeedHubError("Name the folder of a run: `seed-hub report RUN`.")
 
     from seed_hub.report import write_report
 
-    page = write_report(Path(given["run"]), Path(given["out"]) if "out" in given else None)
+    run = Path(given["run"])
+    page = write_report(
+        run,
+        Path(given["out"]) if "out" in given else None,
+        results=[Path(file) for file in given["results"]] if "results" in given else _results_of(run),
+        pictures=Path(given["pictures"]) if "pictures" in given else None,
+    )
     show(str(page))
     return {"report": str(page)}
+
+
+def _results_of(run: Path) -> list[Path]:
+    """Results files there are, where ``seed-hub eval`` puts them."""
+    from seed_hub.cli.evaluate import results_file
+
+    usual = results_file("*")  # eval/results/*.jsonl in a checkout, else results.jsonl
+    files = sorted(usual.parent.glob(usual.name))
+    if usual.name != "*.jsonl" and (beside := run.parent / usual.name).exists():
+        files.append(beside)
+    return list({file.resolve(): file for file in files}.values())

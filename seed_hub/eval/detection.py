@@ -1,7 +1,7 @@
 """Detection: how good are the boxes after fine-tuning Faster R-CNN from these weights?
 
     1. Faster R-CNN (detector.py) on a copy of the network, all of it trained by SGD for a number of iterations
-    2. AP of the test split's boxes, as COCO counts it (detection_scores.py)
+    2. AP of the test split's boxes, as COCO counts it, and precision over recall of each class (detection_scores.py)
 
 The defaults are the VOC 07+12 protocol of MoCo, which SEED's follow-ups (DisCo, BINGO, CoSS) run too: 24,000 iterations
 of 16 images, short side 480 to 800 px, batch norm trained. A data set of hundreds of images wants fewer iterations.
@@ -29,9 +29,11 @@ from seed_hub.data.boxes import Boxes, paired_boxes
 from seed_hub.data.splits import listed
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.detection_scores import detection_scores, require_pycocotools
+from seed_hub.eval.detection_pictures import picture_folder, write_pictures
+from seed_hub.eval.detection_scores import compare, curves_of, mean_curves, require_pycocotools, scores_of
 from seed_hub.eval.detector import HEADS, NORMS, batches_of, build_detector, predict
 from seed_hub.eval.features import pick_device
+from seed_hub.eval.record import weights_sha256
 from seed_hub.network_settings import NetworkSettings
 
 _log = logging.getLogger(__name__)
@@ -82,6 +84,10 @@ class Settings(NetworkSettings):
     """of the head's weights, the order, mirroring and sizes of images, and the regions drawn"""
     trials: int = 1
     """runs of the whole training, with seeds seed, seed + 1, ..."""
+    pictures: str = ""
+    """folder for pictures of test images with their true boxes and the first trial's (default: none)"""
+    pictures_count: int = 12
+    """how many, drawn at random"""
     batch_size: int = 8
     """test images per forward pass"""
     device: str = "auto"
@@ -95,10 +101,11 @@ def evaluate(
     settings: Settings = Settings(),
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[str, float]]:
-    """Yields ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` in percent per trial.
+) -> Iterator[tuple[str, float | dict[str, list[float]]]]:
+    """Yields ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` in percent per trial; and ``curves``, of each class the
+    precision at recall 0, 0.01, ..., 1 and IoU 0.5, mean over trials, in three digits.
 
-    A size of which the test split has no object has no score. ``progress`` counts the steps of all trials.
+    A size or class of which the test split has no object has none. ``progress`` counts the steps of all trials.
     """
     _check(settings)
     require_pycocotools()  # before hours of training
@@ -107,7 +114,11 @@ def evaluate(
             f"Training and test images are both {train.source}: name another split to test on."
         )
     train_boxes, test_boxes = paired_boxes(train, test, box_format=settings.box_format)
+    if not any((~each.crowd).any() for each in test_boxes):  # before hours of training
+        raise SeedHubError(f"{test.source} has no boxes to find: score on annotated ones.")
     _warn_untrained(train_boxes, test_boxes)
+    folder = picture_folder(settings.pictures) if settings.pictures else None
+    curves = []
     for trial in range(settings.trials):
         seeded = replace(settings, seed=settings.seed + trial)
 
@@ -119,7 +130,15 @@ def evaluate(
         found = predict(
             detector, test, batch_size=settings.batch_size, workers=settings.workers, device=settings.device
         )
-        yield from detection_scores(found, test_boxes).items()
+        if folder is not None and trial == 0:
+            own = encoder.encoder if isinstance(encoder, Frozen) else encoder
+            weights = weights_sha256(own.backbone)  # as the line of results names them
+            how = {"count": settings.pictures_count, "seed": settings.seed}
+            write_pictures(folder, test, test_boxes, found, weights=weights, **how)
+        scorer = compare(found, test_boxes)
+        curves.append(curves_of(scorer, test_boxes[0].names))
+        yield from scores_of(scorer).items()
+    yield "curves", mean_curves(curves)
 
 
 def fine_tune(
@@ -215,7 +234,7 @@ def _check(settings: Settings) -> None:
             raise SeedHubError(
                 f'There is no {name} "{getattr(settings, name)}": choose {" or ".join(known)}.'
             )
-    counts = ("iterations", "train_batch", "trials", "batch_size", "rois")
+    counts = ("iterations", "train_batch", "trials", "batch_size", "rois", "pictures_count")
     if min(getattr(settings, name) for name in counts) < 1 or settings.warm_up < 0 or not settings.lr > 0:
         raise SeedHubError(
             f"Detection needs {', '.join(counts)} >= 1, a warm-up >= 0 and a learning rate > 0."

@@ -3,6 +3,8 @@
     AP = mean over classes and over IoU thresholds 0.50, 0.55, ..., 0.95 of the area under precision(recall)
 
 AP50, AP75: at one threshold; APs, APm, APl: of objects below 32^2, between, and above 96^2 pixels of the original image.
+
+Legend: T IoU thresholds, R = 101 recalls 0, 0.01, ..., 1, K classes, A areas, M limits of boxes per image.
 """
 
 from __future__ import annotations
@@ -19,10 +21,40 @@ from seed_hub.data.boxes import Boxes
 from seed_hub.errors import SeedHubError
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCOeval's statistics
+AT_50 = 0  # of COCOeval's thresholds 0.50, 0.55, ..., the first
 
 
 def detection_scores(predictions: Sequence[Mapping[str, Tensor]], truth: Sequence[Boxes]) -> dict[str, float]:
-    """:data:`NAMES` in percent, of at most 100 predictions per image; a score of which there is no object is left out.
+    """:func:`scores_of` what :func:`compare` says."""
+    return scores_of(compare(predictions, truth))
+
+
+def scores_of(scorer: Any) -> dict[str, float]:
+    """:data:`NAMES` in percent, of at most 100 predictions per image; a score of which there is no object is left out."""
+    return {name: 100 * float(value) for name, value in zip(NAMES, scorer.stats, strict=False) if value >= 0}
+
+
+def curves_of(scorer: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of each class by name, precision ``[R]`` at IoU 0.5: the best at this recall or a higher one, 0 beyond the highest.
+
+    Its mean is the class's AP50; a class of which there is no object is left out.
+    """
+    precision = scorer.eval["precision"][
+        AT_50, :, :, 0, -1
+    ]  # of [T, R, K, A, M], all areas and 100 boxes: [R, K]
+    return {
+        name: curve for name, curve in zip(names, precision.T, strict=True) if (curve >= 0).all()
+    }  # -1: no object
+
+
+def mean_curves(trials: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Of each class, the mean over trials of what :func:`curves_of` gave, in three digits: as a line of results holds it."""
+    means = {name: np.mean([curves[name] for curves in trials], axis=0) for name in trials[0]}  # [R] each
+    return {name: np.round(curve, 3).tolist() for name, curve in means.items()}
+
+
+def compare(predictions: Sequence[Mapping[str, Tensor]], truth: Sequence[Boxes]) -> Any:
+    """pycocotools' COCOeval, done.
 
     Args:
         predictions: per image ``boxes`` ``[k, 4]`` (xyxy), ``labels`` int64 ``[k]`` from 1, ``scores`` ``[k]``.
@@ -43,7 +75,7 @@ def detection_scores(predictions: Sequence[Mapping[str, Tensor]], truth: Sequenc
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
-    return {name: 100 * float(value) for name, value in zip(NAMES, scorer.stats, strict=False) if value >= 0}
+    return scorer
 
 
 def require_pycocotools() -> tuple[Any, Any]:

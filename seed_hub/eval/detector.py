@@ -12,14 +12,14 @@ Legend: B images, C channels, H W padded height and width, R regions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -27,9 +27,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
-from torchvision.transforms.v2.functional import horizontal_flip, pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import horizontal_flip, pil_to_tensor
 from torchvision.tv_tensors import BoundingBoxes
-from torchvision.utils import draw_bounding_boxes
 
 from seed_hub.data import Images
 from seed_hub.data.boxes import Boxes
@@ -46,21 +45,40 @@ ANCHORS = (32, 64, 128, 256, 512)  # px, of an image with a short side of 800: L
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
-class Trunk(nn.Module):
-    """Normalised pixels ``[B, 3, H, W]`` -> feature maps ``[B, C_i, H / stride_i, W / stride_i]``, float32, "0" the finest.
+class InBf16(nn.Module):
+    """A part of the detector in bf16 whose results are float32 again.
 
-    Under bf16 only the network runs in it: a coordinate of 1,000 px has no neighbour nearer than 4 px there.
+    Only networks run in it, never boxes: a coordinate of 1,000 px has no neighbour nearer than 4 px there.
     """
 
-    def __init__(self, backbone: Any, indices: list[int], *, out_channels: int, precision: str) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.indices, self.bf16 = backbone, indices, precision == "bf16"
-        self.out_channels = out_channels
+        self.part = part
+        self.out_channels = getattr(part, "out_channels", None)
+
+    def forward(self, x: Any) -> Any:
+        first = x[0] if isinstance(x, list) else x
+        with torch.autocast(first.device.type, torch.bfloat16):
+            return tree_map(Tensor.float, self.part(x))
+
+
+class Trunk(nn.Module):
+    """Normalised pixels ``[B, 3, H, W]`` -> feature maps ``[B, C_i, H / stride_i, W / stride_i]``, "0" the finest."""
+
+    def __init__(self, backbone: Any, indices: list[int], *, out_channels: int) -> None:
+        super().__init__()
+        self.backbone, self.indices, self.out_channels = backbone, indices, out_channels
+        convs = [part for part in backbone.modules() if isinstance(part, nn.Conv2d)]
+        self.depthwise = any(conv.groups == conv.in_channels > 1 for conv in convs)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        # In bf16 a CPU takes several times as long over a depthwise convolution as in float32.
+        as_it_is = torch.is_autocast_enabled(x.device.type) and not (
+            self.depthwise and x.device.type == "cpu"
+        )
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=as_it_is):
             maps = _maps(self.backbone, x, self.indices)
-        return OrderedDict((str(level), each.float()) for level, each in enumerate(maps))
+        return OrderedDict((str(level), each) for level, each in enumerate(maps))
 
 
 class Pyramid(nn.Module):
@@ -95,7 +113,7 @@ def build_detector(
         head: fpn or c4 (ResNets), see the top of this file.
         norm: train, or frozen: batch norm of the trunk keeps its statistics, weight and bias.
         rois: regions per image that the box head learns from.
-        precision: of the trunk, fp32 or bf16.
+        precision: fp32, or bf16 for trunk, pyramid, region proposals and box head (boxes and losses stay float32).
 
     Raises:
         SeedHubError: a network without feature maps of these strides, or c4 of one that is no ResNet.
@@ -110,7 +128,7 @@ def build_detector(
         backbone = freeze_batch_norm_2d(backbone)
     # In proportion to the image, and none finer than the grid of its level.
     sides = [max(4.0 * 2**level, anchor * size / 800) for level, anchor in enumerate(ANCHORS)]
-    trunk = Trunk(backbone, indices, out_channels=channels[-1], precision=precision)
+    trunk = Trunk(backbone, indices, out_channels=channels[-1])
     settings = {
         "min_size": size,
         "max_size": longest,
@@ -118,20 +136,39 @@ def build_detector(
         "image_std": encoder.std,
         "box_batch_size_per_image": rois,
     }
-    if head == "fpn":
-        return FasterRCNN(
-            Pyramid(trunk, channels),
-            classes + 1,
-            rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in sides), (RATIOS,) * len(sides)),
-            box_roi_pool=_region_pool(STRIDES[head], 7, sampling_ratio=2),
-            **settings,
-        )
+    detector = (
+        _with_pyramid(trunk, channels, sides, classes, settings)
+        if head == "fpn"
+        else _c4(backbone, trunk, sides, classes, settings)
+    )
+    if precision == "bf16":
+        detector.backbone = InBf16(detector.backbone)
+        detector.rpn.head = InBf16(detector.rpn.head)
+        detector.roi_heads.box_head = InBf16(detector.roi_heads.box_head)
+    return detector
+
+
+def _with_pyramid(
+    trunk: Trunk, channels: list[int], sides: list[float], classes: int, settings: dict[str, Any]
+) -> FasterRCNN:
+    return FasterRCNN(
+        Pyramid(trunk, channels),
+        classes + 1,
+        rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in sides), (RATIOS,) * len(sides)),
+        box_roi_pool=_region_pool(STRIDES["fpn"], 7, sampling_ratio=2),
+        **settings,
+    )
+
+
+def _c4(
+    backbone: Any, trunk: Trunk, sides: list[float], classes: int, settings: dict[str, Any]
+) -> FasterRCNN:
     stage, backbone.layer4 = backbone.layer4, nn.Identity()  # it is the head's now, and no longer the trunk's
     width = backbone.num_features
     return FasterRCNN(
         trunk,
         rpn_anchor_generator=AnchorGenerator((tuple(sides),), (RATIOS,)),
-        box_roi_pool=_region_pool(STRIDES[head], 14, sampling_ratio=0),  # 0: as many samples as pixels
+        box_roi_pool=_region_pool(STRIDES["c4"], 14, sampling_ratio=0),  # 0: as many samples as pixels
         box_head=nn.Sequential(stage, nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         box_predictor=FastRCNNPredictor(width, classes + 1),
         **settings,
@@ -248,27 +285,3 @@ def predict(
     finally:
         detector.train(mode)
     return found
-
-
-def draw_predictions(
-    image: Image.Image, found: Mapping[str, Tensor], names: Sequence[str], *, threshold: float = 0.5
-) -> Image.Image:
-    """The image with each box of a score of at least ``threshold``, its class and score, one colour per class.
-
-    Args:
-        image: RGB.
-        found: of it, one element of what :func:`predict` returns.
-        names: of the classes: label i is ``names[i - 1]``.
-    """
-    sure = found["scores"] >= threshold
-    if not sure.any():
-        return image.copy()
-    labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
-    drawn = draw_bounding_boxes(
-        pil_to_tensor(image),
-        found["boxes"][sure],
-        [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
-        colors=[f"hsl({360 * (label - 1) // len(names)}, 100%, 45%)" for label in labels],
-        width=max(1, min(image.size) // 200),
-    )
-    return to_pil_image(drawn)

@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import LEARNT, Work
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.labels import class_ranks, paired_labels
 from seed_hub.eval.linear_sgd import linear_sgd, paper_recipe
@@ -66,6 +67,15 @@ class Settings(FeatureSettings):
     """of the held-out fifth, the order of images, and their views"""
     trials: int = 1
     """runs of the whole choice and training, with seeds seed, seed + 1, ..."""
+
+
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs; a step of the fast probe costs next to nothing."""
+    if settings.protocol == "fast":
+        return Work(len(train), len(test))
+    # The trunk is frozen: a view in training costs a forward pass, a third of what a learnt image does.
+    views = settings.trials * settings.paper_epochs * len(train)
+    return Work(0, settings.trials * len(test), views / LEARNT, {"paper_epochs": settings.paper_epochs})
 
 
 @dataclass(frozen=True)

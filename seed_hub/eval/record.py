@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from seed_hub.data import Images
 
 PACKAGES = ("seed_hub", "torch", "torchvision", "timm", "numpy", "pillow")
-HOW_FAST = ("batch_size", "workers", "device")
-"""settings that change the time a measurement takes, and not what it measures"""
+HOW_FAST = ("batch_size", "workers", "device", "pictures", "pictures_count")
+"""settings that change the time a measurement takes or what it leaves to look at, and not what it measures"""
 
 
 def result_line(
@@ -46,25 +46,29 @@ def result_line(
     settings: Any,
     seconds: float,
     facts: dict[str, Any] | None = None,
+    shortened: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The line of one run of a protocol.
 
     Args:
         values: what ``evaluate`` yielded; a name that came n times is summarised by mean and deviation, and of
-            ``correct``, which test images the headline counts, comes its 95 % interval.
+            ``correct``, which test images the headline counts, comes its 95 % interval; ``curves`` stays as it is.
         headline: the metric to put first (the protocol's ``HEADLINE``); the first of ``values`` if it is not there.
         spec: the model as it was asked for; paths are cut to their last part.
         encoder: whose weights were measured.
         settings: the protocol's frozen dataclass.
+        shortened: what was left out to fit a time (:func:`seed_hub.eval.budget.shortened`).
         facts: anything a table should know of the model (method, teacher, images seen, cost).
     """
     from seed_hub.eval.intervals import interval, pack  # numpy: `seed-hub info` reads results without it
 
     grouped: dict[str, list[float]] = {}
-    correct = []
+    correct, curves = [], {}
     for name, value in values:
         if name == "correct":
             correct.append(value.numpy())
+        elif name == "curves":
+            curves = {"curves": value}
         else:
             grouped.setdefault(name, []).append(float(value))
     if not grouped:
@@ -80,6 +84,7 @@ def result_line(
             if correct
             else {}
         ),
+        **curves,
         "values": summary,
         "model": {
             "spec": without_folders(spec),
@@ -89,6 +94,7 @@ def result_line(
         },
         "data": {"train": _data(train), "test": _data(test)},
         "settings": _settings(settings, encoder),
+        **({"shortened": shortened} if shortened else {}),
         **commit(),
         "seconds": round(seconds, 1),
         "machine": machine(getattr(settings, "device", "cpu")),
@@ -139,7 +145,13 @@ def without_folders(name: str) -> str:
     is_path = prefix == "file:" or re.match(r"[/~.\\]|[A-Za-z]:[/\\]", path) or os.path.exists(path)
     if is_path:
         parts = [part for part in re.split(r"[/\\]", os.path.abspath(os.path.expanduser(path))) if part]
-        path = "/".join(parts[-2:] if parts[-1] in ("best", "last") else parts[-1:])
+        path = "/".join(
+            parts[-3:]
+            if parts[-2:-1] == ["looks"]
+            else parts[-2:]
+            if parts[-1] in ("best", "last")
+            else parts[-1:]
+        )
     return prefix + path + options
 
 
@@ -300,7 +312,25 @@ def identity(line: dict[str, Any]) -> tuple[str, ...]:
     return tuple(json.dumps(part, sort_keys=True) for part in parts)
 
 
-def find_result(path: str | Path, line: dict[str, Any]) -> dict[str, Any] | None:
-    """The last line of the file that is the same measurement as ``line``, or None."""
-    same = [other for other in results(path) if identity(other) == identity(line)]
-    return same[-1] if same else None
+def identity_hash(line: dict[str, Any]) -> str:
+    """16 hex digits of :func:`identity`."""
+    return hashlib.sha256("\n".join(identity(line)).encode()).hexdigest()[:16]
+
+
+def find_result(
+    path: str | Path, line: dict[str, Any], *, minutes: float | None = None
+) -> dict[str, Any] | None:
+    """The last line of the file that is the same measurement as ``line``, or None.
+
+    Args:
+        minutes: failing that, one that was shortened from it to fit that time.
+    """
+    wanted, asked = identity(line), identity_hash(line)
+    every = results(path)
+    same = [other for other in every if "shortened" not in other and identity(other) == wanted]
+    short = [
+        other
+        for other in every
+        if (other.get("shortened") or {}).get("asked") == asked and other["shortened"]["minutes"] == minutes
+    ]
+    return same[-1] if same else short[-1] if short else None

@@ -34,6 +34,7 @@ from torch import Tensor
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import Work
 from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.finetuning import Recipe, finetune, linear_classifier, predict
 from seed_hub.eval.labels import paired_labels
@@ -94,6 +95,16 @@ def evaluate(
         yield from _linear(encoder, train, train_y, test, test_y, settings, progress)
     else:
         yield from _finetuned(encoder, train, train_y, test, test_y, settings, progress)
+
+
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs."""
+    if settings.mode == "linear":
+        return Work(len(train), len(test))
+    rates = len(set(settings.lr))
+    runs = settings.trials * (rates + 1 if rates > 1 else 1)
+    looked = settings.trials * (len(test) + (rates * len(train) // 5 if rates > 1 else 0))
+    return Work(0, looked, runs * settings.steps * settings.train_batch, {"steps": settings.steps})
 
 
 def evaluate_suite(

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from seed_hub.errors import SeedHubError
-from seed_hub.report.record import RunRecord
+from seed_hub.report.held_out import HeldOut, class_name
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from seed_hub.data import Images
-    from seed_hub.encoder import Frozen
 
 QUERIES, NEIGHBOURS = 8, 10
 THUMBNAIL = 112  # pixels: sharp at the 80 or so they are shown at, small enough for 200 of them in a page
@@ -33,68 +31,18 @@ class Gallery:
     """None without a teacher, or if it could not be loaded again"""
 
 
-def build_gallery(run: RunRecord) -> Gallery:
-    """Embed the held-out images of ``run`` again, by ``best/`` and by the teacher.
-
-    Raises:
-        SeedHubError: the images or the student are not there (any more).
-    """
+def build_gallery(held_out: HeldOut, seed: int) -> Gallery:
+    """Queries drawn at random among the held-out images, and their neighbours among them."""
     import numpy as np
 
-    from seed_hub.data import open_images, split_held_out
-    from seed_hub.encoder import Frozen
-    from seed_hub.model_folder import load_model_folder
-
-    settings = run.settings
-    student = Frozen(load_model_folder(run.path / "best", head=False))
-    images = open_images(settings.data, split=settings.split or None, allow_bad=settings.allow_bad)
-    _, held_out = split_held_out(images, settings.held_out, settings.seed)
-    if len(held_out) < 2:
-        raise SeedHubError("The run kept no images aside.")
-    pixels = _pixels(held_out, settings.size)  # uint8 [N, 3, S, S]
-    count = min(QUERIES, len(held_out))
-    queries = np.random.default_rng(settings.seed).choice(len(held_out), count, replace=False)
-    teacher = _teacher(run)
+    count = min(QUERIES, len(held_out.images))
+    queries = np.random.default_rng(seed).choice(len(held_out.images), count, replace=False)
     return Gallery(
-        held_out,
+        held_out.images,
         [int(q) for q in queries],
-        _nearest(_embed(student, pixels, 0), queries),
-        None if teacher is None else _nearest(_embed(teacher, pixels, settings.teacher_size), queries),
+        _nearest(held_out.student, queries),
+        None if held_out.teacher is None else _nearest(held_out.teacher, queries),
     )
-
-
-def _teacher(run: RunRecord) -> Frozen | None:
-    from seed_hub.teachers import load_teacher
-
-    settings = run.settings
-    if not settings.teacher:
-        return None
-    size = settings.teacher_size or settings.size
-    try:
-        return load_teacher(settings.teacher, allow_random=settings.allow_random_teacher, image_size=size)
-    except SeedHubError:
-        return None  # said in the page: a report is worth having without it
-
-
-def _pixels(images: Images, size: int) -> Tensor:
-    import torch
-
-    from seed_hub.data.center import center_pixels
-
-    return torch.stack([center_pixels(images.load(i), size) for i in range(len(images))])
-
-
-def _embed(network: Frozen, pixels: Tensor, size: int) -> Tensor:
-    """uint8 ``[N, 3, S, S]`` -> float32 ``[N, D]``, enlarged to ``size`` first, as the run does for its teacher."""
-    import torch
-
-    from seed_hub.eval.features import pick_device
-    from seed_hub.training.monitor import enlarge
-
-    device = pick_device("auto")
-    network = network.to(device)
-    parts = (part.to(device).float() / 255 for part in pixels.split(64))
-    return torch.cat([network.embed(enlarge(part, size)).float().cpu() for part in parts])
 
 
 def _nearest(x: Tensor, queries: np.ndarray) -> list[list[int]]:
@@ -115,7 +63,7 @@ def _article(gallery: Gallery, row: int) -> str:
     teacher = None if gallery.teacher is None else gallery.teacher[row]
     shared = set(student) & set(teacher or [])
     rows = _list("Student", gallery.images, student, shared)
-    caption = class_name(gallery.images, query)
+    caption = _class_of(gallery.images, query)
     if teacher is not None:
         rows = _list("Teacher", gallery.images, teacher, shared) + rows
         count = f"<span>{len(shared)} of {len(student)} shared</span>"
@@ -135,11 +83,8 @@ def _list(title: str, images: Images, found: list[int], shared: set[int]) -> str
     return f"<div class=list><h3>{title}</h3><ol>{items}</ol></div>"
 
 
-def class_name(images: Images, i: int) -> str:
-    if images.labels is None:
-        return ""
-    label = int(images.labels[i])
-    return str(images.classes[label]) if images.classes else str(label)
+def _class_of(images: Images, i: int) -> str:
+    return "" if images.labels is None else class_name(images, int(images.labels[i]))
 
 
 def _thumbnail(images: Images, i: int) -> str:
@@ -154,6 +99,6 @@ def _thumbnail(images: Images, i: int) -> str:
     file, kind = io.BytesIO(), "png" if side <= 32 else "jpeg"
     square.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 82}))
     text = base64.b64encode(file.getvalue()).decode()
-    name = class_name(images, i) or "held-out image"
+    name = _class_of(images, i) or "held-out image"
     coarse = " class=coarse" if side <= 32 else ""
     return f'<img{coarse} alt="{escape(name)}" title="{escape(name)}" src="data:image/{kind};base64,{text}">'

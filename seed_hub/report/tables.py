@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -105,6 +106,11 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> str:
     """Two columns: what, and how much."""
     body = "".join(f"<tr><th scope=row>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
     return f"<div class=wide><table class=facts>{body}</table></div>"
+
+
+def code(text: str) -> str:
+    """Long names break after a slash, a colon or an underscore."""
+    return "<code>" + re.sub(r"([/:_?&])", r"\1<wbr>", escape(text)) + "</code>"
 
 
 def _table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str) -> str:

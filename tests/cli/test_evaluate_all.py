@@ -52,6 +52,30 @@ def test_a_run_beside_its_teacher_and_the_untrained_student(
     assert len(out.read_text().splitlines()) == 6, "measured once"
 
 
+def test_a_budget_shortens_all_rows_alike_and_says_so(
+    hub: Any, student_run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seed_hub.eval import budget
+
+    monkeypatch.setattr(budget, "LEAST_TEST", 4)
+    monkeypatch.setattr(budget, "_seconds_per_image", lambda *_: 1.0)
+    out = tmp_path / "results.jsonl"
+    words = ["eval", "all", "--model", student_run, "--data", photos, "--out", out, *HOW]
+    answer = hub(*words, "--budget", "2")  # 3 rows x 2 protocols: 20 seconds, at one image a second
+    assert answer.status == 0, answer.err
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(line["shortened"]["minutes"] == pytest.approx(1 / 3) for line in lines)
+    for part in ("train", "test"):
+        (pair,) = {tuple(line["shortened"][f"{part} images"]) for line in lines}
+        assert {line["data"][part]["images"] for line in lines} == {pair[1]} and pair[1] < pair[0]
+    assert answer.out.count("†") == 6 + 1 and "not the whole measurement, shortened to fit" in answer.out
+    assert hub(*words, "--budget", "2").status == 0
+    assert len(out.read_text().splitlines()) == 6, "the same budget is measured once"
+    assert hub(*words).status == 0
+    assert len(out.read_text().splitlines()) == 12, "a shortened number is not taken for the whole one"
+    assert "†" not in hub(*words, "--budget", "2").out, "and the whole one does for any budget"
+
+
 def test_what_cannot_be_compared_with_is_refused(
     hub: Any, student_run: Path, teacher_run: Path, photos: Path
 ) -> None:

@@ -22,8 +22,10 @@ from seed_hub.encoder import Frozen, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.eval import detection, detector
 from seed_hub.eval.detection import Settings, draws, fine_tune, schedule
-from seed_hub.eval.detection_scores import NAMES, detection_scores
-from seed_hub.eval.detector import batches_of, build_detector, draw_predictions, predict
+from seed_hub.eval.detection_pictures import INDEX, draw_predictions, picture_folder, write_pictures
+from seed_hub.eval.detection_scores import NAMES, compare, curves_of, detection_scores, mean_curves
+from seed_hub.eval.detector import InBf16, batches_of, build_detector, predict
+from seed_hub.eval.record import identity, result_line
 
 QUICK = Settings(
     iterations=2,
@@ -130,6 +132,10 @@ def noisy(boxes: list[Boxes], seed: int = 0) -> list[dict[str, torch.Tensor]]:
 
 
 def average_precision(found, boxes: list[Boxes], label: int, threshold: float) -> float:
+    return 100 * float(np.mean(precision_at_recalls(found, boxes, label, threshold)))
+
+
+def precision_at_recalls(found, boxes: list[Boxes], label: int, threshold: float) -> list[float]:
     """One class at one threshold, written from COCO's definition: greedy matches, 101 points of recall."""
     entries = [
         (float(s), i, b.tolist())
@@ -156,8 +162,7 @@ def average_precision(found, boxes: list[Boxes], label: int, threshold: float) -
             left[i].pop(place)
     true = np.cumsum(hits)
     recall, precision = true / total, true / np.arange(1, len(hits) + 1)
-    points = [precision[recall >= r].max(initial=0) for r in np.linspace(0, 1, 101)]
-    return 100 * float(np.mean(points))
+    return [precision[recall >= r].max(initial=0) for r in np.linspace(0, 1, 101)]
 
 
 def test_the_truth_scores_100_and_is_silent(scorer, capsys):
@@ -188,6 +193,28 @@ def test_scores_equal_those_from_the_definition(scorer):
     assert 5 < ours["AP"] < 95
     assert ours["AP"] == pytest.approx(table.mean(), abs=1e-6)
     assert (ours["AP50"], ours["AP75"]) == pytest.approx((table[0], table[5]), abs=1e-6)
+
+
+def test_curves_equal_those_from_the_definition(scorer):
+    boxes = truth()
+    found = noisy(boxes)
+    curves = curves_of(compare(found, boxes), "abc")
+    assert list(curves) == ["a", "b", "c"]
+    for label, name in enumerate("abc", start=1):
+        assert curves[name].tolist() == pytest.approx(
+            precision_at_recalls(found, boxes, label, 0.5), abs=1e-9
+        )
+    assert np.mean(list(curves.values())) == pytest.approx(detection_scores(found, boxes)["AP50"] / 100)
+
+
+def test_a_class_that_is_nowhere_has_no_curve_and_trials_are_averaged(scorer):
+    boxes = [replace(b, names=("a", "b", "c", "d")) for b in truth()]
+    perfect = curves_of(compare(as_predictions(boxes), boxes), boxes[0].names)
+    other = curves_of(compare(noisy(boxes), boxes), boxes[0].names)
+    assert list(perfect) == ["a", "b", "c"] and all((curve == 1).all() for curve in perfect.values())
+    means = mean_curves([perfect, other])
+    assert means["b"] == pytest.approx((1 + other["b"]) / 2, abs=5e-4)
+    assert all(len(curve) == 101 and np.array_equal(curve, np.round(curve, 3)) for curve in means.values())
 
 
 def test_scores_equal_those_of_pycocotools_on_files(scorer, tmp_path, capsys):
@@ -261,13 +288,17 @@ def test_the_trunk_sees_what_the_encoder_sees(resnet):
         torch.testing.assert_close(each, stage)
 
 
-def test_under_bf16_only_the_trunk_is_coarse(resnet):
+def test_under_bf16_networks_are_coarse_and_boxes_are_not(resnet):
     pixels = torch.rand(1, 3, 64, 64)
-    exact, coarse = (
-        build_detector(copy.deepcopy(resnet.encoder), 2, size=64, precision=precision).eval().backbone.trunk
-        for precision in ("fp32", "bf16")
-    )
+    torch.manual_seed(0)
+    made = build_detector(copy.deepcopy(resnet.encoder), 2, size=64).eval()
+    torch.manual_seed(0)
+    coarse_one = build_detector(copy.deepcopy(resnet.encoder), 2, size=64, precision="bf16").eval()
+    exact, coarse = made.backbone, coarse_one.backbone
+    assert isinstance(coarse_one.rpn.head, InBf16) and isinstance(coarse_one.roi_heads.box_head, InBf16)
     with torch.no_grad():
+        for found in coarse_one([pixels[0]]):
+            assert found["boxes"].dtype == found["scores"].dtype == torch.float32
         for one, other in zip(exact(pixels).values(), coarse(pixels).values(), strict=True):
             assert other.dtype == torch.float32
             assert 0 < (one - other).abs().max() < 0.1 * one.abs().max()
@@ -406,7 +437,9 @@ def test_evaluate_learns_coloured_rectangles(scorer, monkeypatch, resnet, splits
     )
     steps = []
     found = dict(detection.evaluate(resnet, *splits, settings, progress=lambda *done: steps.append(done)))
+    curves = found.pop("curves")
     assert set(found) == {"AP", "AP50", "AP75", "APs"}
+    assert 100 * np.mean(list(curves.values())) == pytest.approx(found["AP50"], abs=0.05)
     assert steps[-1] == (60, 60)
     assert found["AP50"] > 30, found
 
@@ -422,6 +455,65 @@ def test_drawing(splits):
     assert (drawn[y, x] != np.asarray(image)[y, x]).any()
     unsure = {**found, "scores": 0.1 * found["scores"]}
     assert np.array_equal(draw_predictions(image, unsure, boxes[0].names), image)
+
+
+def test_true_boxes_are_dashed_and_found_ones_solid():
+    """Along the edges: black and white in turn, or one colour."""
+    grey = Image.new("RGB", (300, 300), (128, 128, 128))
+    box = [30.0, 40.0, 250.0, 260.0]
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.long),
+        "scores": torch.zeros(0),
+    }
+    dashed = np.asarray(draw_predictions(grey, nothing, ("a",), true_boxes=[box]))
+    for edge in (dashed[40, 30:250], dashed[40:260, 30], dashed[260, 30:250], dashed[40:260, 250]):
+        white, black = ((edge == value).all(axis=1).sum() for value in (255, 0))
+        assert white > 80 and black > 80
+    found = {"boxes": torch.tensor([box]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    solid = np.asarray(draw_predictions(grey, found, ("a",)))[260, 30:250]
+    assert (solid == solid[0]).all() and (solid[0] != 128).any()
+
+
+def test_pictures_are_of_the_images_and_say_what_they_show(splits, tmp_path):
+    _, test = splits
+    boxes = boxes_of(test)
+    folder = picture_folder(str(tmp_path / "new" / "pictures"))
+    write_pictures(folder, test, boxes, as_predictions(boxes), weights="abc", count=4, seed=1)
+    facts = json.loads((folder / INDEX).read_text())
+    assert facts["weights"] == "abc" and len({entry["image"] for entry in facts["pictures"]}) == 4
+    for entry in facts["pictures"]:
+        assert entry["true"] == entry["found"] == len(boxes[entry["image"]])
+        with Image.open(folder / entry["file"]) as drawn:
+            assert drawn.size == (64 * 8, 48 * 8)  # enlarged: labels on 64 px would hide them
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_pictures(folder, test, boxes, as_predictions(boxes), weights="abc", count=4, seed=1)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_pictures(folder, test, boxes, as_predictions(boxes), weights="abc", count=99)
+    assert len(json.loads((folder / INDEX).read_text())["pictures"]) == len(test)
+
+
+def test_a_line_keeps_curves_and_pictures_are_no_part_of_it(scorer, resnet, splits, tmp_path):
+    settings = replace(QUICK, iterations=1, pictures=str(tmp_path / "pictures"), pictures_count=2)
+    values = list(detection.evaluate(resnet, *splits, settings))
+    given = {"encoder": resnet, "train": splits[0], "test": splits[1], "spec": "m", "seconds": 1.0}
+    line, plain = (
+        result_line("detection", values, headline="AP", settings=s, **given)
+        for s in (settings, replace(settings, pictures="", pictures_count=12))
+    )
+    assert identity(line) == identity(plain)
+    assert line["curves"] == dict(values)["curves"] and "curves" not in line["values"]
+    assert {len(curve) for curve in line["curves"].values()} == {101}
+    facts = json.loads((tmp_path / "pictures" / INDEX).read_text())
+    assert facts["weights"] == line["model"]["sha256"] and len(facts["pictures"]) == 2
+    assert str(tmp_path) not in json.dumps(line)
+
+
+def test_a_place_for_pictures_that_cannot_be_is_refused_before_training(scorer, resnet, splits, tmp_path):
+    (tmp_path / "file").write_text("")
+    settings = replace(QUICK, pictures=str(tmp_path / "file" / "pictures"))
+    with pytest.raises(SeedHubError, match="Cannot write pictures to .*--pictures"):
+        next(detection.evaluate(resnet, *splits, settings))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def line(
     n=1,
     facts=None,
     top5=None,
-    **settings,
+    **settings,  # `protocol_` for the setting of that name
 ):
     metric = "top1_k20" if protocol == "knn" else "top1"
     summary = {"value": value, "n": n, "mean": value, "std": std}
@@ -44,7 +44,8 @@ def line(
         "values": {metric: summary, **more},
         "model": {"spec": name, "name": name, "sha256": sha, "facts": facts or {}},
         "data": {"train": part | {"split": "train"}, "test": part | {"split": None}},
-        "settings": {"size": size, "batch_size": 256, "features": "pooled", **settings},
+        "settings": {"size": size, "batch_size": 256, "features": "pooled"}
+        | {name.rstrip("_"): value for name, value in settings.items()},
         "commit": "0123456789abcdef",
         "dirty": False,
         "machine": {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None},
@@ -53,44 +54,86 @@ def line(
 
 def test_a_table(script):
     facts = {"method": "seed", "images_seen": 1_200_000}
-    found = script.tables(
+    found = script.results_table(
         [line(name="teacher"), line(name="s", facts=facts), line("linear", 61.25, name="s", top5=80.0)]
     )
     assert found.splitlines() == [
-        "| model | method | images seen | input, px | k-NN (k = 20), % | linear top-1, % | linear top-5, % |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-        "| teacher |  |  | 64 | 50.0 |  |  |",
-        "| s | seed | 1,200,000 | 64 | 50.0 | 61.2 | 80.0 |",
+        "| model | method | images seen | k-NN (k = 20), % | linear top-1, % |",
+        "| --- | --- | --- | ---: | ---: |",
+        "| teacher |  |  | 50.0 |  |",
+        "| s | seed | 1,200,000 | 50.0 | 61.2 |",
         "",
-        "Features of d train (1,000 images); tested on d (1,000 images). knn: features pooled; linear: features pooled. "
-        "n = 1 where none is given. Measured on a processor, 2 cores, at commit 0123456789.",
+        "k-NN (k = 20): d train (1,000 images); tested on d (1,000 images); size 64. ± is the standard deviation; n = 1 where none is "
+        "given. Measured on a processor, 2 cores, at commit 0123456789.",
     ]
 
 
 def test_n_mean_and_deviation(script):
-    several = script.tables([line(value=v, sha=s) for v, s in ((50.0, "a"), (52.0, "b"), (54.0, "c"))])
-    assert "| m | 64 | 52.0 ± 2.0 (n = 3) |" in several
-    assert "| m | 64 | 50.0 ± 0.5 (n = 4) |" in script.tables([line(std=0.5, n=4)])
-    seeds = script.tables([line("linear", 50.0, seed=0), line("linear", 51.0, seed=1)])
-    assert "| m | 64 | 50.5 ± 0.7 (n = 2) |" in seeds
+    several = script.results_table([line(value=v, sha=s) for v, s in ((50.0, "a"), (52.0, "b"), (54.0, "c"))])
+    assert "| m | 52.0 ± 2.0 (n = 3) |" in several
+    assert "| m | 50.0 ± 0.5 (n = 4) |" in script.results_table([line(std=0.5, n=4)])
+    seeds = script.results_table([line("linear", 50.0, seed=0), line("linear", 51.0, seed=1)])
+    assert "| m | 50.5 ± 0.7 (n = 2) |" in seeds
 
 
 def test_the_last_measurement_counts(script):
-    assert "| m | 64 | 51.0 |" in script.tables([line(value=50.0), line(value=51.0)])
+    assert "| m | 51.0 |" in script.results_table([line(value=50.0), line(value=51.0)])
 
 
-def test_sizes_are_rows_and_data_are_tables(script):
-    other = line()
-    other["data"]["test"]["source"] = "elsewhere"
-    found = script.tables([line(), line(value=60.0, size=128), other])
-    assert "| m | 128 | 60.0 |" in found
-    assert found.count("| model |") == 2
+def test_sizes_are_rows_and_test_images_are_columns(script):
+    other = line("transfer", 70.0)
+    other["data"]["test"] = other["data"]["test"] | {"source": "elsewhere", "fingerprint": "g"}
+    found = script.results_table([line(), line(value=60.0, size=128), other, line("transfer", 71.0)])
+    assert "| m at 64 px | 50.0 | 70.0 | 71.0 |" in found
+    assert "| m at 128 px | 60.0 |  |  |" in found
+    assert found.startswith("| model | k-NN (k = 20), % | elsewhere top-1, % | d top-1, % |")
+
+
+def test_a_mode_is_a_column_and_other_settings_are_starred(script):
+    found = script.results_table(
+        [
+            line("linear"),
+            line("linear", 55.0, protocol_="seed"),
+            line("linear", 54.0, name="b", protocol_="seed"),
+        ]
+    )
+    assert found.startswith("| model | linear top-1, % | linear top-1, protocol seed, % |")
+    starred = script.results_table([line("linear", paper_epochs=5)])
+    assert "| linear top-1\\*, % |" in starred and "paper epochs 5" in starred
+
+
+def test_only_the_protocols_asked_for_in_their_order(script):
+    found = script.results_table([line("linear", 60.0), line(), line("retrieval", 70.0)], ["knn", "linear"])
+    assert "| m | 50.0 | 60.0 |" in found and "70.0" not in found
+
+
+def test_what_was_shortened_is_marked(script):
+    short = line(name="b") | {"shortened": {"minutes": 5, "test images": [10000, 1200]}}
+    found = script.results_table([line(), short])
+    assert "| m | 50.0 |" in found and "| b | 50.0† |" in found
+    assert "†: shortened to fit 5 minutes: test images 1,200 of 10,000." in found
+
+
+def test_the_command_of_a_column(script):
+    there = line("linear", protocol_="seed", paper_epochs=5, lr=[1.0, 3.0])
+    there["data"]["test"]["split"] = "validation"
+    assert script.commands([there, there | {"commit": "1"}]) == (
+        "- `seed-hub eval linear --model MODEL --data d --split validation --size 64 --protocol seed --paper-epochs 5 "
+        "--lr 1.0 3.0`"
+    )
+
+
+def test_images_of_a_column_must_agree(script):
+    other = line(name="b")
+    other["data"]["test"] = other["data"]["test"] | {"fingerprint": "g"}
+    with pytest.raises(SeedHubError, match="different test images of d"):
+        script.results_table([line(), other])
 
 
 def test_settings_of_a_column_must_agree(script):
-    script.tables([line(), line(name="b", batch_size=1, k=[20], device="cpu")])
+    script.results_table([line(), line(name="b", batch_size=1, k=[20], device="cpu")])
     with pytest.raises(SeedHubError, match="knn results .* different temperature \\(0.07 and 0.1\\)"):
-        script.tables([line(temperature=0.07), line(name="b", temperature=0.1)])
+        script.results_table([line(temperature=0.07), line(name="b", temperature=0.1)])
 
 
 def test_blocks_are_rewritten_and_checked(script, tmp_path):
@@ -110,7 +153,7 @@ def test_blocks_are_rewritten_and_checked(script, tmp_path):
 
 
 def test_no_results_yet(script):
-    assert script.tables([]) == "No results yet."
+    assert script.results_table([]) == "No results yet."
 
 
 @pytest.mark.parametrize(
@@ -149,6 +192,4 @@ def test_gaps_closed(script, tmp_path):
 
 
 def test_precision_may_differ_within_a_table(script):
-    assert "precision bf16 or fp32" in script.tables(
-        [line(precision="bf16"), line(name="b", precision="fp32")]
-    )
+    script.results_table([line(precision="bf16"), line(name="b", precision="fp32")])
