@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,12 +24,14 @@ from math import isfinite
 
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN
 
 from seed_hub.data import Images
 from seed_hub.data.boxes import Boxes, paired_boxes
 from seed_hub.data.splits import listed
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import Work
 from seed_hub.eval.detection_pictures import picture_folder, write_pictures
 from seed_hub.eval.detection_scores import compare, curves_of, mean_curves, require_pycocotools, scores_of
 from seed_hub.eval.detector import HEADS, NORMS, batches_of, build_detector, predict
@@ -141,6 +144,25 @@ def evaluate(
     yield "curves", mean_curves(curves)
 
 
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs."""
+    steps = settings.trials * settings.iterations
+    return Work(
+        0, settings.trials * len(test), steps * settings.train_batch, {"iterations": settings.iterations}
+    )
+
+
+def seconds_per_image(encoder: Frozen | Encoder, images: Images, settings: Settings) -> float:
+    """Of a detector with an untrained head; the first image, which meets a cold machine, does not count."""
+    with _seeded(settings.seed):
+        detector = _detector(encoder, 1, settings).to(pick_device(settings.device)).eval()
+    predict(detector, images.subset([0]), workers=0, device=settings.device)
+    some = images.subset(range(min(4, len(images))))
+    start = time.perf_counter()
+    predict(detector, some, batch_size=2, workers=0, device=settings.device)
+    return (time.perf_counter() - start) / len(some)
+
+
 def fine_tune(
     encoder: Frozen | Encoder,
     images: Images,
@@ -163,19 +185,18 @@ def fine_tune(
         raise SeedHubError(f"{images.source} has no boxes to learn from: annotate some.")
     device = pick_device(settings.device)
     with _seeded(settings.seed):
-        own = copy.deepcopy(encoder.encoder if isinstance(encoder, Frozen) else encoder).requires_grad_(True)
-        detector = build_detector(
-            own,
-            len(boxes[0].names),
-            **{
-                name: getattr(settings, name)
-                for name in ("size", "longest", "head", "norm", "rois", "precision")
-            },
-        ).to(device)
+        detector = _detector(encoder, len(boxes[0].names), settings).to(device)
         detector.transform.min_size = settings.train_sizes  # one is drawn for each image
         _train(detector.train(), images, boxes, settings, device, progress)
         detector.transform.min_size = (settings.size,)
     return detector.eval()
+
+
+def _detector(encoder: Frozen | Encoder, classes: int, settings: Settings) -> FasterRCNN:
+    """Around a copy of ``encoder``."""
+    own = copy.deepcopy(encoder.encoder if isinstance(encoder, Frozen) else encoder).requires_grad_(True)
+    names = ("size", "longest", "head", "norm", "rois", "precision")
+    return build_detector(own, classes, **{name: getattr(settings, name) for name in names})
 
 
 def _train(

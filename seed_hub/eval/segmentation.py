@@ -34,6 +34,7 @@ from seed_hub.data import Images
 from seed_hub.data.masks import IGNORED, Masks, paired_masks
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.budget import LEARNT, Work
 from seed_hub.eval.dense_features import dense_features, dense_width
 from seed_hub.eval.features import pick_device
 from seed_hub.eval.masked_views import MaskedViews, masked_batches
@@ -113,6 +114,12 @@ def evaluate(
                 f"The centre squares of {test.source} show no labelled pixel to score: use masks that are not ignored there."
             )
         yield from scores(confusion).items()
+
+
+def work(settings: Settings, train: Images, test: Images) -> Work:
+    """What a measurement costs: a view in training is a forward pass, a third of what a learnt image takes."""
+    views = settings.trials * settings.iterations * settings.train_batch
+    return Work(0, settings.trials * len(test), views / LEARNT, {"iterations": settings.iterations})
 
 
 def train_layer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seed_hub.errors import SeedHubError
-from seed_hub.eval import budget, knn, linear, representation, semi, transfer
+from seed_hub.eval import budget, detection, knn, linear, representation, segmentation, semi, transfer
 from seed_hub.eval.budget import Cut, Work, fit, fitting, in_words, shortened, work_of
 
 
@@ -49,6 +49,15 @@ def test_work_of_the_protocols(colour_images):
     assert few.scaled == {"epochs": 20, "least_steps": 4}
     tuned = work_of(transfer, transfer.Settings(mode="finetune", lr=(0.1, 0.2), steps=10), train, test)
     assert (tuned.test, tuned.learnt) == (30 + 2 * 12, 3 * 10 * 64)
+
+
+def test_every_protocol_that_learns_says_what_it_costs(colour_images):
+    train, test = colour_images(60, 0), colour_images(30, 1)
+    for module in (detection, segmentation):
+        settings = module.Settings(iterations=10, train_batch=4, trials=2)
+        found = work_of(module, settings, train, test)
+        assert (found.test, found.scaled) == (60, {"iterations": 10})
+        assert found.learnt == pytest.approx(2 * 10 * 4 / (3 if module is segmentation else 1))
 
 
 def test_what_is_left_out_is_recorded(colour_images):

@@ -304,6 +304,12 @@ def test_under_bf16_networks_are_coarse_and_boxes_are_not(resnet):
             assert 0 < (one - other).abs().max() < 0.1 * one.abs().max()
 
 
+def test_a_detector_is_timed_as_it_is(resnet, colour_images):
+    images = colour_images(3, 0)
+    seconds = detection.seconds_per_image(resnet, images, Settings(size=64, longest=80, device="cpu"))
+    assert 0 < seconds < 10
+
+
 def test_regions_are_pooled_at_the_true_stride():
     """Stride 4 of an image of 67 px, padded to 96, is still 4."""
     torch.manual_seed(0)
