@@ -19,6 +19,7 @@ from seed_hub.model_folder import load_model_folder, save_model
 from seed_hub.projection import projection_head
 from seed_hub.report.bars import WIDTH, draw_bars, draw_comparison
 from seed_hub.report.measurements import MOST, Bar, Comparison, compare, read_lines, weights_of
+from seed_hub.report.sections import _evaluation
 
 RUN = SimpleNamespace(
     settings=SimpleNamespace(student="seed_x", teacher="seed:/runs/big?head=none", more_teachers=())
@@ -88,6 +89,15 @@ def test_a_line_brings_its_interval_or_its_deviation() -> None:
     )
     assert found.bars[0].whisker == (5.0, 7.5) and found.bars[0].spread == ""
     assert found.bars[1].whisker == (3.5, 4.5) and found.bars[1].spread == "± 0.50, n = 3"
+
+
+def test_what_was_shortened_is_marked_and_said() -> None:
+    short = {"shortened": {"minutes": 5, "test images": [1000, 100]}}
+    found = compared(line("mine", OWN, 5.0, **short), line("b", "b", 4.0, **short))
+    assert names(found[0]) == ["this run†", "b†"]
+    _title, lead, _ = _evaluation(RUN, found)  # type: ignore[arg-type]
+    assert "†: not the whole measurement, shortened to fit 5 minutes: test images 100 of 1,000." in lead
+    assert "†" not in _evaluation(RUN, compared(line("mine", OWN, 5.0)))[1]  # type: ignore[arg-type]
 
 
 def test_a_long_list_keeps_the_rows_that_give_the_number_its_meaning() -> None:

@@ -147,6 +147,7 @@ def _title(line: Line, role: str) -> str:
 
 def _bar(lines: Sequence[Line], name: str, *, own: bool = False) -> Bar:
     value, first = _mean(lines), lines[0]
+    name += "†" if first.get("shortened") else ""  # all of one chart are, or none: their images are the same
     if len(lines) > 1:
         return _spread(name, value, stdev(line["mean"] for line in lines), len(lines), own)
     if first.get("interval"):

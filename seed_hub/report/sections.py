@@ -73,6 +73,8 @@ def measured(run: RunRecord, results: Sequence[Path], pictures: Path | None) -> 
 
 
 def _evaluation(run: RunRecord, found: Sequence[Comparison]) -> Section:
+    from seed_hub.eval.budget import in_words
+
     if not found:
         command = f"seed-hub eval all --model {shlex.quote(str(run.path))} --data D"
         text = "<p>These weights have not been measured, or not in a results file that was looked at. "
@@ -91,6 +93,8 @@ def _evaluation(run: RunRecord, found: Sequence[Comparison]) -> Section:
         lead += " ±: standard deviation over n trainings or trials, and whisker."
     if any(bar.whisker is None for bar in bars):
         lead += " No whisker: measured once, without an interval."
+    notes = [in_words(comparison.line["shortened"]) for comparison in found if "shortened" in comparison.line]
+    lead += "".join(f" †: not the whole measurement, {words}." for words in dict.fromkeys(notes))
     return "Evaluation", lead, _grid(map(draw_comparison, found))
 
 
