@@ -27,7 +27,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from seed_hub.cli.evaluate import measure, opened  # noqa: E402
+from seed_hub.cli.evaluation_images import opened  # noqa: E402
+from seed_hub.cli.measuring import measure  # noqa: E402
 from seed_hub.cli.terminal import say, show, table  # noqa: E402
 from seed_hub.data import Images, choose_share  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402

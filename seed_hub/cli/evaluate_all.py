@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seed_hub.cli.evaluate import add_data_flags, add_record_flags, folder_of, measure, opened, results_file
+from seed_hub.cli.evaluation_images import add_data_flags, opened
 from seed_hub.cli.flags import Parser
+from seed_hub.cli.measuring import add_record_flags, folder_of, measure, results_file
 from seed_hub.cli.terminal import say, show, table
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.settings import Declared

@@ -60,7 +60,7 @@ def report(argv: list[str]) -> dict[str, Any]:
 
 def _results_of(run: Path) -> list[Path]:
     """Results files there are, where ``seed-hub eval`` puts them."""
-    from seed_hub.cli.evaluate import results_file
+    from seed_hub.cli.measuring import results_file
 
     usual = results_file("*")  # eval/results/*.jsonl in a checkout, else results.jsonl
     files = sorted(usual.parent.glob(usual.name))

@@ -205,6 +205,13 @@ def report(found: Sequence[NearDuplicate], a: Images, b: Images, *, names: int =
     return "\n".join(lines)
 
 
+def listing(found: Sequence[NearDuplicate], a: Images, b: Images) -> list[str]:
+    """``name in b <tab> name in a <tab> how <tab> distance`` of each."""
+    return [
+        f"{b.name(each.index_b)}\t{a.name(each.index_a)}\t{each.how}\t{each.distance:g}" for each in found
+    ]
+
+
 def without(b: Images, found: Collection[NearDuplicate]) -> Images:
     """``b`` less the images that were found in it.
 

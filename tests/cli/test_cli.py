@@ -527,7 +527,7 @@ def test_eval_of_one_split_and_of_two_places(
 
 
 def test_where_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    from seed_hub.cli.evaluate import results_file
+    from seed_hub.cli.measuring import results_file
 
     monkeypatch.chdir(tmp_path)
     assert results_file("knn") == Path("results.jsonl")
