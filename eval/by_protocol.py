@@ -14,7 +14,7 @@ from typing import Any
 
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.budget import in_words
-from seed_hub.eval.record import HOW_FAST, identity, settings_of
+from seed_hub.eval.results_file import HOW_FAST, identity, settings_of
 from seed_hub.settings import declared_in
 
 Line = dict[str, Any]

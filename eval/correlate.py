@@ -33,8 +33,10 @@ from seed_hub.cli.terminal import say, show, table  # noqa: E402
 from seed_hub.data import Images, choose_share  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.features import remembered  # noqa: E402
-from seed_hub.eval.record import append_result, commit, versions, without_folders  # noqa: E402
+from seed_hub.eval.provenance import commit, versions  # noqa: E402
+from seed_hub.eval.record import without_folders  # noqa: E402
 from seed_hub.eval.representation import LEAST_CHECKPOINTS, Correlation, score_correlations  # noqa: E402
+from seed_hub.eval.results_file import append_result  # noqa: E402
 from seed_hub.training.run_folder import RunFolder  # noqa: E402
 
 RESULTS = ROOT / "eval" / "results"

@@ -171,7 +171,7 @@ def _seconds(dtype: Any, device: Any) -> float:
 
 
 def _cpu_name() -> str:
-    from seed_hub.eval.record import machine
+    from seed_hub.eval.provenance import machine
 
     return str(machine()["cpu"])
 

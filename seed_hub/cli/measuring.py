@@ -58,7 +58,8 @@ def measure(
         cut: the protocol's settings -> what fits, where several models must be measured alike (default: what does for this).
     """
     from seed_hub.eval import budget
-    from seed_hub.eval.record import append_result, find_result, identity_hash, result_line
+    from seed_hub.eval.record import result_line
+    from seed_hub.eval.results_file import append_result, find_result, identity_hash
     from seed_hub.teachers import load_model
 
     _check_writable(out)

@@ -92,7 +92,7 @@ def _weight(weight: Weight) -> dict[str, Any]:
 
 def _scores(student: Student) -> Iterator[dict[str, Any]]:
     """Lines of the results files that measured ``student``, in order; what several files hold comes once."""
-    from seed_hub.eval.record import identity, results
+    from seed_hub.eval.results_file import identity, results
 
     seen = set()
     for folder in RESULTS:

@@ -6,32 +6,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from math import inf
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from seed_hub.errors import SeedHubError
-from seed_hub.machine import cores
-from seed_hub.settings import read_settings
+from seed_hub.eval.provenance import commit, machine, versions
+from seed_hub.eval.results_file import as_json
 
 if TYPE_CHECKING:
     from torch import nn
 
     from seed_hub.data import Images
-
-PACKAGES = ("seed_hub", "torch", "torchvision", "timm", "numpy", "pillow")
-HOW_FAST = ("batch_size", "workers", "device", "pictures", "pictures_count")
-"""settings that change the time a measurement takes or what it leaves to look at, and not what it measures"""
 
 
 def result_line(
@@ -117,12 +107,7 @@ def _settings(settings: Any, encoder: nn.Module) -> dict[str, Any]:
     }
     if resolved.get("size") == 0:
         resolved["size"] = getattr(encoder, "input_size", 0)
-    return {name: _as_json(value) for name, value in resolved.items()}
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, infinity as a word: JSON has neither."""
-    return json.loads(json.dumps(str(value) if value == inf else value))
+    return {name: as_json(value) for name, value in resolved.items()}
 
 
 def _data(images: Images) -> dict[str, Any]:
@@ -176,161 +161,3 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def commit() -> dict[str, Any]:
-    """``commit`` of the checkout this package runs from and ``dirty``: True if its code differs; None if installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # a wheel inside another project's checkout is not that project
-        return {"commit": None, "dirty": None}
-    head, changed = (
-        _git(root, *ask) for ask in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "seed_hub"])
-    )
-    return {"commit": head or None, "dirty": None if changed is None else bool(changed)}
-
-
-def _git(root: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def machine(device: str = "auto") -> dict[str, Any]:
-    """Processor, cores this process may use, threads of torch, and the GPU if ``device`` is one; not the machine's name."""
-    import torch
-
-    from seed_hub.eval.features import pick_device
-
-    used = pick_device(device)
-    gpu = (
-        torch.cuda.get_device_name(used) if used.type == "cuda" else None if used.type == "cpu" else used.type
-    )
-    return {"cpu": _cpu(), "cores": cores(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python and the packages a number may depend on; None for one that is not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
-def _version(package: str) -> str | None:
-    if package == "seed_hub":  # from a checkout there is no installed version to ask for
-        import seed_hub
-
-        return seed_hub.__version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def append_result(path: str | Path, line: dict[str, Any]) -> None:
-    """Add one line, whole or not at all, in a single write: several evaluations may share a file.
-
-    Raises:
-        SeedHubError: a value that is no number, or a disk that is full; the file is as it was.
-    """
-    path = Path(path)
-    try:
-        data = (json.dumps(line, allow_nan=False) + "\n").encode()
-    except ValueError as error:
-        raise SeedHubError(
-            f"The result for {path} holds a value that is not finite: it is not recorded."
-        ) from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_once(path, data)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SeedHubError(
-            f"Could not add the result to {path} ({reason}); nothing in it changed."
-        ) from error
-
-
-def _write_once(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-    try:
-        before = os.fstat(handle).st_size
-        if before:
-            os.lseek(handle, before - 1, os.SEEK_SET)
-            if os.read(handle, 1) != b"\n":  # someone's editor left the last line open
-                data = b"\n" + data
-        written = os.write(handle, data)
-        if written < len(data):
-            if os.fstat(handle).st_size == before + written:
-                os.ftruncate(handle, before)
-            raise OSError(0, "the disk is full")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def results(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a results file, in order; none if there is no file.
-
-    Raises:
-        SeedHubError: a line that is not JSON, by its number.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    found = []
-    for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            found.append(json.loads(text))
-        except ValueError as error:
-            raise SeedHubError(
-                f"Line {number} of {path} is not a result ({error}): repair or remove it."
-            ) from error
-    return found
-
-
-def settings_of(line: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a line: one that the protocol did not have yet when it was measured had today's default."""
-    path = Path(__file__).with_name(f"{line['protocol']}.py")
-    declared = read_settings(path).options if path.is_file() else ()
-    return {option.name: _as_json(option.default) for option in declared} | line["settings"]
-
-
-def identity(line: dict[str, Any]) -> tuple[str, ...]:
-    """What makes two lines the same measurement: protocol, settings, weights and data; not time, machine or commit."""
-    settings = {name: value for name, value in settings_of(line).items() if name not in HOW_FAST}
-    data = [[part["fingerprint"], part["split"], part["images"]] for part in line["data"].values()]
-    parts = (line["protocol"], settings, line["model"]["sha256"], data)
-    return tuple(json.dumps(part, sort_keys=True) for part in parts)
-
-
-def identity_hash(line: dict[str, Any]) -> str:
-    """16 hex digits of :func:`identity`."""
-    return hashlib.sha256("\n".join(identity(line)).encode()).hexdigest()[:16]
-
-
-def find_result(
-    path: str | Path, line: dict[str, Any], *, minutes: float | None = None
-) -> dict[str, Any] | None:
-    """The last line of the file that is the same measurement as ``line``, or None.
-
-    Args:
-        minutes: failing that, one that was shortened from it to fit that time.
-    """
-    wanted, asked = identity(line), identity_hash(line)
-    every = results(path)
-    same = [other for other in every if "shortened" not in other and identity(other) == wanted]
-    short = [
-        other
-        for other in every
-        if (other.get("shortened") or {}).get("asked") == asked and other["shortened"]["minutes"] == minutes
-    ]
-    return same[-1] if same else short[-1] if short else None

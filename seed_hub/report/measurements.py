@@ -53,7 +53,7 @@ def read_lines(files: Iterable[Path]) -> dict[Path, list[Line]]:
     Raises:
         SeedHubError: a file is not there, or holds something else.
     """
-    from seed_hub.eval.record import results
+    from seed_hub.eval.results_file import results
 
     found = {}
     for path in files:
@@ -80,7 +80,7 @@ def weights_of(run: RunRecord) -> set[str]:
 
 def compare(run: RunRecord, weights: Collection[str], tables: dict[Path, list[Line]]) -> list[Comparison]:
     """A comparison for each measurement of ``weights``, in the order of the files; repeated ones count once, the last."""
-    from seed_hub.eval.record import identity
+    from seed_hub.eval.results_file import identity
 
     found = []
     for lines in tables.values():

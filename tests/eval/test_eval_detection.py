@@ -25,7 +25,8 @@ from seed_hub.eval.detection import Settings, draws, fine_tune, schedule
 from seed_hub.eval.detection_pictures import INDEX, draw_predictions, picture_folder, write_pictures
 from seed_hub.eval.detection_scores import NAMES, compare, curves_of, detection_scores, mean_curves
 from seed_hub.eval.detector import InBf16, batches_of, build_detector, predict
-from seed_hub.eval.record import identity, result_line
+from seed_hub.eval.record import result_line
+from seed_hub.eval.results_file import identity
 
 QUICK = Settings(
     iterations=2,

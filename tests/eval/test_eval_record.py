@@ -15,9 +15,10 @@ from torch import nn
 
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
-from seed_hub.eval import knn, linear, record
+from seed_hub.eval import knn, linear, results_file
 from seed_hub.eval.intervals import unpack
-from seed_hub.eval.record import append_result, find_result, identity, result_line, results, without_folders
+from seed_hub.eval.record import result_line, without_folders
+from seed_hub.eval.results_file import append_result, find_result, identity, results
 
 KNN = knn.Settings()
 
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "results.jsonl"
     append_result(path, {"a": 1})
     before, write = path.read_bytes(), os.write
-    monkeypatch.setattr(record.os, "write", lambda handle, data: write(handle, data[:5]))
+    monkeypatch.setattr(results_file.os, "write", lambda handle, data: write(handle, data[:5]))
     with pytest.raises(SeedHubError, match="nothing in it changed"):
         append_result(path, {"b": 2})
     assert path.read_bytes() == before

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from rows import TABLES
 
-from seed_hub.eval.record import append_result, commit, machine, versions
+from seed_hub.eval.provenance import commit, machine, versions
+from seed_hub.eval.results_file import append_result
 from seed_hub.training.engine import prepare, take_steps
 from seed_hub.training.run import assemble
 from seed_hub.training.run_folder import RunFolder
