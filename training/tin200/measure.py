@@ -42,8 +42,8 @@ DETECTION = {
     "--lr 0.01 --trials 2 --rois 32 --size 160 --train-sizes 144 160 176 --longest 320"
 }
 LONG = {
-    "semi": "semi --train-batch 64 --epochs 5 --least-steps 100",
-    "linear_seed": "linear --protocol seed --paper-epochs 5",
+    "semi": "semi --mode frozen --train-batch 64 --epochs 5 --least-steps 100",
+    "linear_seed": "linear --protocol seed --paper-epochs 3",
 }
 
 
