@@ -27,7 +27,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
-from eval.by_protocol import by_column, caption, commands, latest, results_table, title  # noqa: E402
+from eval.by_protocol import caption, commands, results_table  # noqa: E402
+from eval.columns import by_column, latest, title  # noqa: E402
 from eval.compared import methods_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.results_file import results  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from seed_hub.cli.evaluation_images import add_data_flags, opened
@@ -92,6 +93,7 @@ def _measure_suite(name: str, given: dict[str, Any], own: dict[str, Any], out: P
         how = {"out": out, "again": again, "minutes": minutes}
         lines.append(measure(name, given["model"], train, test, own_metric, **how))
         _show(lines[-1])
+    show(f"mean over the {len(lines)} data sets: {fmean(line['mean'] for line in lines):.2f}")
     return lines
 
 

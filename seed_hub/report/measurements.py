@@ -1,7 +1,8 @@
 """Lines of results that are about a run, and those they can be compared with.
 
 A line belongs to the run if it holds the sha256 of the weights in ``best/``; two lines can be compared if they differ in
-the weights only: the same protocol, settings and images, and the same file, which is one table.
+the weights only: the same protocol, settings and images, and the same file, which is one table. The precision may differ:
+each network is measured in the one that is fast for it.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def compare(run: RunRecord, weights: Collection[str], tables: dict[Path, list[Li
     for lines in tables.values():
         latest: dict[tuple[str, ...], dict[str, Line]] = {}
         for line in lines:
-            protocol, settings, _, data = identity(line)
+            protocol, settings, _, data = identity(line | {"settings": line["settings"] | {"precision": ""}})
             latest.setdefault((protocol, settings, data), {})[line["model"]["sha256"]] = line
         for alike in latest.values():
             found += [_comparison(run, alike, sha) for sha in alike if sha in weights]

@@ -84,9 +84,21 @@ def test_sizes_are_rows_and_test_images_are_columns(script):
     other = line("transfer", 70.0)
     other["data"]["test"] = other["data"]["test"] | {"source": "elsewhere", "fingerprint": "g"}
     found = script.results_table([line(), line(value=60.0, size=128), other, line("transfer", 71.0)])
-    assert "| m at 64 px | 50.0 | 70.0 | 71.0 |" in found
-    assert "| m at 128 px | 60.0 |  |  |" in found
-    assert found.startswith("| model | k-NN (k = 20), % | elsewhere top-1, % | d top-1, % |")
+    assert "| m at 64 px | 50.0 | 70.0 | 71.0 | 70.5 |" in found, (
+        "and the mean over the data sets of transfer"
+    )
+    assert "| m at 128 px | 60.0 |  |  |  |" in found
+    assert found.startswith(
+        "| model | k-NN (k = 20), % | elsewhere top-1, % | d top-1, % | mean of elsewhere, d, % |"
+    )
+
+
+def test_models_of_one_architecture_stand_together(script):
+    names = ["untrained:a", "untrained:b", "taught", "b2"]
+    facts = [{}, {}, {"name": "a"}, {"name": "b"}]
+    lines = [line(name=name, sha=name, facts=own) for name, own in zip(names, facts, strict=True)]
+    rows = script.results_table(lines).splitlines()[2:6]
+    assert [row.split()[1] for row in rows] == ["untrained:a", "taught", "untrained:b", "b2"]
 
 
 def test_a_mode_is_a_column_and_other_settings_are_starred(script):
