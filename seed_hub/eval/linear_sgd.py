@@ -8,7 +8,8 @@ learning rate 30, for EfficientNets and MobileNets 3, times 0.1 after 60 % and 8
 linearly, as the paper's code does. The score is the last epoch's: the best of all epochs, which the code of MoCo
 reports, is chosen on the test images.
 
-Where we differ: test images are centre squares of the short side, not 224 of 256 pixels.
+Where we differ: test images are centre squares of the short side, not 224 of 256 pixels; and features are multiplied by one
+number per network, so that the learning rates fit any (:func:`seed_hub.eval.finetuning.feature_scale`).
 
 Legend: D width, C classes.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
-from seed_hub.eval.finetuning import Progress, Recipe, finetune, linear_classifier, predict
+from seed_hub.eval.finetuning import Progress, Recipe, feature_scale, finetune, linear_classifier, predict
 from seed_hub.eval.labels import class_ranks, paired_labels
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def linear_sgd(
     network = encoder.encoder if isinstance(encoder, Frozen) else encoder
     classes = int(max(train_y.max(), test_y.max())) + 1
     classifier = linear_classifier(network.width, classes, recipe.seed)
+    recipe = replace(recipe, scale=feature_scale(network, train, recipe))
     _log.info("%s: learning rate %g of the linear protocol.", network.arch, recipe.classifier_lr)
     finetune(network, classifier, train, train_y, recipe, progress=progress)
     logits = predict(network, classifier, test, replace(recipe, batch_size=batch_size), progress=progress)

@@ -13,6 +13,7 @@ Where we differ, for data sets smaller than ImageNet:
 - epochs are added until there are `least_steps` steps: 1 % of ImageNet makes 1,000 steps, 1 % of 1,500 images makes 20.
 - with fewer labelled images than a batch holds, both learning rates shrink in proportion (the linear scaling rule), as
   they do for a smaller batch.
+- features are multiplied by one number per network, so that the rates fit any (`feature_scale` in finetuning.py).
 - test images are centre squares of the short side, not 224 of 256 pixels.
 
 Legend: N labelled images, M test images, D width, C classes.
@@ -35,7 +36,15 @@ from seed_hub.data import Images, choose_share
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.budget import LEARNT, Work
-from seed_hub.eval.finetuning import Progress, Recipe, finetune, linear_classifier, predict, top_scores
+from seed_hub.eval.finetuning import (
+    Progress,
+    Recipe,
+    feature_scale,
+    finetune,
+    linear_classifier,
+    predict,
+    top_scores,
+)
 from seed_hub.eval.labels import paired_labels
 from seed_hub.network_settings import NetworkSettings
 from seed_hub.projection import hidden_layers
@@ -103,6 +112,7 @@ def evaluate(
             network.head = copy.deepcopy(kept)
             width = network.width if kept is None else _width(kept)
             classifier = linear_classifier(width, int(max(train_y.max(), test_y.max())) + 1, seed)
+            recipe = replace(recipe, scale=feature_scale(network, train, recipe))
             labels = torch.tensor([number[label] for label in np.asarray(chosen.labels).tolist()])
             finetune(network, classifier, chosen, labels, recipe, progress=progress)
             for_test = replace(recipe, batch_size=settings.batch_size)

@@ -11,7 +11,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.finetuning import Recipe, finetune, linear_classifier, predict, top_scores
+from seed_hub.eval.features import extract
+from seed_hub.eval.finetuning import (
+    FEATURE_RMS,
+    Recipe,
+    feature_scale,
+    finetune,
+    linear_classifier,
+    predict,
+    top_scores,
+)
 from seed_hub.eval.training_views import TrainingViews, batches
 
 QUICK = Recipe(epochs=6, batch_size=8, lr=0.1, classifier_lr=1.0, size=8, device="cpu")
@@ -159,6 +168,29 @@ def test_a_view_is_a_function_of_seed_epoch_and_image(colour_images):
     assert torch.equal(first, views[0, 1][0])
     others = TrainingViews(images, 8, crop=QUICK.crop, seed=1)[0, 1], views[1, 1], views[0, 2]
     assert not any(torch.equal(first, other) for other, _ in others)
+
+
+def test_features_of_any_size_learn_alike(flat_student, colour_images):
+    """A network whose features are 100 times as large is the same network."""
+    images, found = colour_images(21, 0), []
+    for factor in (1.0, 100.0):
+        network, classifier = copy.deepcopy(flat_student), linear_classifier(3, 3, 0)
+        for value in (network.backbone.norm.weight, network.backbone.norm.bias):
+            value.data *= factor
+        recipe = replace(QUICK, frozen=True, lr=0.0)
+        recipe = replace(recipe, scale=feature_scale(network, images, recipe))
+        features = extract(network, images, size=8)
+        assert (recipe.scale * features).square().mean().sqrt().item() == pytest.approx(FEATURE_RMS, rel=1e-5)
+        finetune(network, classifier, images, labels_of(images), recipe)
+        found.append(predict(network, classifier, images, recipe))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_features_that_are_all_zero_are_refused(flat_student, colour_images):
+    for value in (flat_student.backbone.norm.weight, flat_student.backbone.norm.bias):
+        value.data.zero_()
+    with pytest.raises(SeedHubError, match="features that are all 0"):
+        feature_scale(flat_student, colour_images(9, 0), QUICK)
 
 
 def test_scores_against_sorting():
