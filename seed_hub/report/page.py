@@ -71,11 +71,11 @@ def page(run: RunRecord, results: Sequence[Path] = (), pictures: Path | None = N
 def _title(run: RunRecord) -> str:
     settings = run.settings
     by = f"{escape(settings.method)}{'' if settings.teacher else ', without a teacher'}"
-    teacher = f"<dt>Teacher</dt><dd>{code(settings.teacher)}</dd>" if settings.teacher else ""
-    return (
-        f"<h1>{escape(settings.student)}</h1><dl><dt>Method</dt><dd>{by}</dd>{teacher}"
-        f"<dt>Images</dt><dd>{code(settings.data)}</dd><dt>Run</dt><dd>{code(str(run.path))}</dd></dl>"
-    )
+    facts = {"Method": by, "Teacher": code(settings.teacher) if settings.teacher else ""}
+    facts |= {"Images": code(settings.data), "Run": code(str(run.path))}
+    # A name and its value wrap together.
+    shown = "".join(f"<div><dt>{name}</dt> <dd>{text}</dd></div>" for name, text in facts.items() if text)
+    return f"<h1>{escape(settings.student)}</h1><dl>{shown}</dl>"
 
 
 def _tiles(run: RunRecord) -> str:
