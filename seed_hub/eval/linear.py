@@ -52,7 +52,9 @@ class Settings(FeatureSettings):
     paper_epochs: int = 100
     """protocol seed: passes over the training images; the learning rate falls to a tenth after 60 % and 80 % of them"""
     paper_lr: float = 0.0
-    """protocol seed: learning rate for 256 images per step; 0: the paper's, 3 for EfficientNets and MobileNets, else 30"""
+    """protocol seed: learning rate for 256 images per step; 0: 30, or without normalising 3 for EfficientNets and MobileNets"""
+    normalize: bool = True
+    """protocol seed: features are divided by their mean norm; false: as they are, the paper to the letter"""
     paper_batch: int = 256
     """protocol seed: images per step"""
     lr: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -143,6 +145,7 @@ def _as_the_paper(
         recipe = paper_recipe(
             encoder.encoder.arch if isinstance(encoder, Frozen) else encoder.arch,
             lr=settings.paper_lr,
+            normalize=settings.normalize,
             epochs=settings.paper_epochs,
             train_batch=settings.paper_batch,
             seed=settings.seed + trial,
@@ -151,7 +154,15 @@ def _as_the_paper(
             workers=settings.workers,
             device=settings.device,
         )
-        found = linear_sgd(encoder, train, test, recipe, batch_size=settings.batch_size, progress=progress)
+        found = linear_sgd(
+            encoder,
+            train,
+            test,
+            recipe,
+            batch_size=settings.batch_size,
+            normalize=settings.normalize,
+            progress=progress,
+        )
         yield "top1", found.top1
         if found.classes > 5:
             yield "top5", found.top5

@@ -8,8 +8,9 @@ learning rate 30, for EfficientNets and MobileNets 3, times 0.1 after 60 % and 8
 linearly, as the paper's code does. The score is the last epoch's: the best of all epochs, which the code of MoCo
 reports, is chosen on the test images.
 
-Where we differ: test images are centre squares of the short side, not 224 of 256 pixels; and features are multiplied by one
-number per network, so that the learning rates fit any (:func:`seed_hub.eval.finetuning.feature_scale`).
+Where we differ: test images are centre squares of the short side, not 224 of 256 pixels; and unless told otherwise features
+are divided by their mean norm, at which the rate of 30 fits every network (:func:`seed_hub.eval.finetuning.feature_scale`):
+as they are, those of one student had a norm of 5 and those of another, of the same architecture, 150.
 
 Legend: D width, C classes.
 """
@@ -23,7 +24,15 @@ from torch import Tensor
 
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
-from seed_hub.eval.finetuning import Progress, Recipe, feature_scale, finetune, linear_classifier, predict
+from seed_hub.eval.finetuning import (
+    UNIT_RATE,
+    Progress,
+    Recipe,
+    feature_scale,
+    finetune,
+    linear_classifier,
+    predict,
+)
 from seed_hub.eval.labels import class_ranks, paired_labels
 
 _log = logging.getLogger(__name__)
@@ -51,6 +60,7 @@ def paper_recipe(
     arch: str,
     *,
     lr: float = 0.0,
+    normalize: bool = True,
     epochs: int = EPOCHS,
     train_batch: int = 256,
     seed: int = 0,
@@ -59,12 +69,16 @@ def paper_recipe(
     workers: int = 0,
     device: str = "auto",
 ) -> Recipe:
-    """The protocol at the top of this file for a network of architecture ``arch``; ``lr``, for 256 images, 0: the protocol's own."""
+    """The protocol at the top of this file for a network of architecture ``arch``; ``lr``, for 256 images, 0: the protocol's own.
+
+    Args:
+        normalize: the rate is for features of mean norm 1.
+    """
     return Recipe(
         epochs=epochs,
         batch_size=train_batch,
         lr=0.0,
-        classifier_lr=(lr or learning_rate(arch)) * train_batch / 256,
+        classifier_lr=(lr or (UNIT_RATE if normalize else learning_rate(arch))) * train_batch / 256,
         factor=0.1,
         frozen=True,
         seed=seed,
@@ -87,6 +101,7 @@ def linear_sgd(
     recipe: Recipe,
     *,
     batch_size: int = 256,
+    normalize: bool = True,
     progress: Progress | None = None,
 ) -> PaperScores:
     """Train the linear layer on ``train`` as ``recipe`` says (:func:`paper_recipe`), score ``test`` once, at the end.
@@ -94,12 +109,14 @@ def linear_sgd(
     Args:
         encoder: unchanged, but for the device.
         batch_size: test images per forward pass.
+        normalize: divide the features by their mean norm.
     """
     train_y, test_y = paired_labels(train, test)
     network = encoder.encoder if isinstance(encoder, Frozen) else encoder
     classes = int(max(train_y.max(), test_y.max())) + 1
     classifier = linear_classifier(network.width, classes, recipe.seed)
-    recipe = replace(recipe, scale=feature_scale(network, train, recipe))
+    if normalize:
+        recipe = replace(recipe, scale=feature_scale(network, train, recipe))
     _log.info("%s: learning rate %g of the linear protocol.", network.arch, recipe.classifier_lr)
     finetune(network, classifier, train, train_y, recipe, progress=progress)
     logits = predict(network, classifier, test, replace(recipe, batch_size=batch_size), progress=progress)

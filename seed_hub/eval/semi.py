@@ -13,7 +13,8 @@ Where we differ, for data sets smaller than ImageNet:
 - epochs are added until there are `least_steps` steps: 1 % of ImageNet makes 1,000 steps, 1 % of 1,500 images makes 20.
 - with fewer labelled images than a batch holds, both learning rates shrink in proportion (the linear scaling rule), as
   they do for a smaller batch.
-- features are multiplied by one number per network, so that the rates fit any (`feature_scale` in finetuning.py).
+- features are divided by their mean norm, and the classifier's rate is 30: the published ones belong to the sizes that
+  features of their networks have (`feature_scale` in finetuning.py; `--no-normalize`: as published).
 - test images are centre squares of the short side, not 224 of 256 pixels.
 
 Legend: N labelled images, M test images, D width, C classes.
@@ -37,6 +38,7 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.budget import LEARNT, Work
 from seed_hub.eval.finetuning import (
+    UNIT_RATE,
     Progress,
     Recipe,
     feature_scale,
@@ -76,10 +78,12 @@ class Settings(NetworkSettings):
     """passes over the labelled images; 0: 20 (finetune), 100 (frozen)"""
     least_steps: int = 200
     """epochs are added until there are that many steps"""
+    normalize: bool = True
+    """features are divided by their mean norm, and the classifier's rate is 30; false: as they are, at the papers' rates"""
     lr: tuple[float, ...] = ()
     """of the network, one for each share or one for all (default: 0.02 below a share of 0.05, else 0.01, times batch / 256)"""
     classifier_lr: tuple[float, ...] = ()
-    """of the classifier, likewise (default: 5 below a share of 0.05, else 0.2; frozen: 3; times batch / 256)"""
+    """of the classifier, likewise (default: 30; without normalising 5 below a share of 0.05, else 0.2, frozen 3; times batch / 256)"""
     weight_decay: float = 0.0
     """on everything that learns"""
     train_batch: int = 256
@@ -112,7 +116,8 @@ def evaluate(
             network.head = copy.deepcopy(kept)
             width = network.width if kept is None else _width(kept)
             classifier = linear_classifier(width, int(max(train_y.max(), test_y.max())) + 1, seed)
-            recipe = replace(recipe, scale=feature_scale(network, train, recipe))
+            if settings.normalize:
+                recipe = replace(recipe, scale=feature_scale(network, train, recipe))
             labels = torch.tensor([number[label] for label in np.asarray(chosen.labels).tolist()])
             finetune(network, classifier, chosen, labels, recipe, progress=progress)
             for_test = replace(recipe, batch_size=settings.batch_size)
@@ -139,7 +144,8 @@ def recipe_for(settings: Settings, place: int, seed: int, *, images: int, projec
     """The training on ``images`` images, the settings' share number ``place``; see the top of this file."""
     few, frozen = settings.share[place] < FEW, settings.mode == "frozen"
     scale = min(images, settings.train_batch) / 256
-    rates = [scale * rate for rate in (FROZEN_RATES if frozen else FEW_RATES if few else RATES)]
+    own_rate, classifier_rate = FROZEN_RATES if frozen else FEW_RATES if few else RATES
+    rates = [scale * own_rate, scale * (UNIT_RATE if settings.normalize else classifier_rate)]
     given = settings.lr, settings.classifier_lr
     lr, classifier_lr = (
         own[place % len(own)] if own else rate for own, rate in zip(given, rates, strict=True)

@@ -36,7 +36,7 @@ from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.budget import Work
 from seed_hub.eval.features import extract, pick_device
-from seed_hub.eval.finetuning import Recipe, feature_scale, finetune, linear_classifier, predict
+from seed_hub.eval.finetuning import Recipe, finetune, linear_classifier, predict
 from seed_hub.eval.labels import paired_labels
 from seed_hub.eval.linear import held_out_fifth
 from seed_hub.eval.logistic import METRICS, accuracy, l2_values, logistic_regression
@@ -178,7 +178,6 @@ def _finetuned(
         network.head = None
         classifier = linear_classifier(network.width, classes, seed)
         recipe = _recipe(settings, lr, seed)
-        recipe = replace(recipe, scale=feature_scale(network, on, recipe))
         finetune(network, classifier, on, y, recipe, progress=progress)
         for_test = replace(recipe, batch_size=settings.batch_size)
         return predict(network, classifier, scored, for_test, progress=progress).argmax(1)

@@ -31,7 +31,8 @@ def test_the_recipe_is_the_paper_s():
 )
 def test_the_learning_rate_is_the_family_s(arch, rate):
     assert learning_rate(arch) == rate
-    assert paper_recipe(arch, train_batch=64).classifier_lr == rate / 4
+    assert paper_recipe(arch, train_batch=64, normalize=False).classifier_lr == rate / 4
+    assert paper_recipe(arch, train_batch=64).classifier_lr == 30 / 4
     assert paper_recipe(arch, train_batch=64, lr=7.0).classifier_lr == 7 / 4
 
 

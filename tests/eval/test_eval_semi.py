@@ -16,6 +16,7 @@ from torch import nn
 from seed_hub.data import Images, open_images
 from seed_hub.errors import SeedHubError
 from seed_hub.eval import semi
+from seed_hub.eval.finetuning import UNIT_RATE
 from seed_hub.eval.semi import Settings, kept_layers, labelled_images, read_list, recipe_for
 
 QUICK = Settings(
@@ -181,7 +182,7 @@ def test_heads_without_a_hidden_layer_have_none_to_keep(flat_student):
 
 
 def test_recipes_are_the_published_ones():
-    ours = Settings()
+    ours = Settings(normalize=False)
     few, more = (recipe_for(ours, place, 0, images=images) for place, images in ((0, 12_811), (1, 128_116)))
     assert (few.lr, few.classifier_lr, more.lr, more.classifier_lr) == (0.02, 5.0, 0.01, 0.2)
     assert (few.epochs, few.batch_size, few.weight_decay, few.frozen) == (20, 256, 0.0, False)
@@ -189,6 +190,11 @@ def test_recipes_are_the_published_ones():
     frozen = recipe_for(replace(ours, mode="frozen"), 0, 0, images=12_811)
     assert (frozen.epochs, frozen.classifier_lr, frozen.frozen) == (100, 3.0, True)
     assert [frozen.rate(epoch / 100) for epoch in (0, 59, 60, 80)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_normalised_features_have_one_rate():
+    for mode, share in (("finetune", 0), ("finetune", 1), ("frozen", 0)):
+        assert recipe_for(Settings(mode=mode), share, 0, images=12_811).classifier_lr == UNIT_RATE
 
 
 def test_rates_shrink_with_the_batch():
