@@ -20,7 +20,8 @@ ALLOWED = {
     "training": {"zoo", "training", "eval"},  # of eval, functions of features only (eval.knn)
     "report": {"zoo", "eval", "training", "report"},
     "demo": {"zoo", "eval", "training", "demo"},
-    "cli": {"zoo", "eval", "training", "report", "demo", "cli"},
+    "publishing": {"zoo", "publishing"},
+    "cli": {"zoo", "eval", "training", "report", "demo", "publishing", "cli"},
 }
 # Read without torch: the command line's start, the table of students, the settings.
 TORCH_FREE = (

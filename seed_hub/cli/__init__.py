@@ -41,6 +41,8 @@ COMMANDS = {
         "measure a model by a protocol, or by several beside other models (all)",
     ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
+    "card": ("publish", "card", "write the Hugging Face page of a run, without network"),
+    "push": ("publish", "push", "publish a run on the Hugging Face Hub"),
     "report": ("pages", "report", "one self-contained HTML page about a run"),
 }
 

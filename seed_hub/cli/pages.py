@@ -51,14 +51,14 @@ def report(argv: list[str]) -> dict[str, Any]:
     page = write_report(
         run,
         Path(given["out"]) if "out" in given else None,
-        results=[Path(file) for file in given["results"]] if "results" in given else _results_of(run),
+        results=[Path(file) for file in given["results"]] if "results" in given else results_of(run),
         pictures=Path(given["pictures"]) if "pictures" in given else None,
     )
     show(str(page))
     return {"report": str(page)}
 
 
-def _results_of(run: Path) -> list[Path]:
+def results_of(run: Path) -> list[Path]:
     """Results files there are, where ``seed-hub eval`` puts them."""
     from seed_hub.cli.measuring import results_file
 

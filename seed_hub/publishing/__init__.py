@@ -1,0 +1,5 @@
+"""From a run to a page of the Hugging Face Hub: terms, card, folder, push."""
+
+from seed_hub.publishing.push import push_folder
+
+__all__ = ["push_folder"]

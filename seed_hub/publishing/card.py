@@ -1,0 +1,202 @@
+"""README.md of a published model: metadata the Hub reads, and text in which every number is of the run or its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seed_hub.model_folder import WEIGHTS, load_model_folder, sha256_of
+from seed_hub.project import GITHUB_REPOSITORY
+from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
+from seed_hub.publishing.usage import blocks
+
+TASK = "image-feature-extraction"
+
+
+def readme(publication: Publication) -> str:
+    """The card: YAML between dashes, then Markdown.
+
+    Raises:
+        SeedHubError: the model folder is not complete.
+    """
+    config = publication.config
+    encoder = load_model_folder(publication.model, head=False)
+    parameters = sum(weight.numel() for weight in encoder.backbone.parameters())
+    student = publication.settings["student"]
+    sections = [
+        _opening(publication, config, encoder.width, parameters),
+        _section("Use it", _usage(publication.repository, student, encoder.width, encoder.input_size)),
+        _section("Measured", _measured(publication)),
+        _section("Recipe", _recipe(publication, config["seed_hub"])),
+        _section("Cost", _cost(publication)),
+        _section("Limits", _limits(publication, encoder.input_size)),
+        _section("Licence and lineage", _lineage(publication)),
+    ]
+    return f"---\n{metadata(publication)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def metadata(publication: Publication) -> str:
+    """The YAML block, ending in a newline."""
+    from huggingface_hub import ModelCardData
+
+    licence = publication.lineage.licence
+    method = publication.settings["method"]
+    tags = ["timm", "transformers"]
+    tags += [] if publication.labelled else ["self-supervised-learning"]
+    tags += ["knowledge-distillation"] if publication.settings.get("teacher") else []
+    results = [_eval_result(each.line) for each in publication.measured if "shortened" not in each.line]
+    data = ModelCardData(
+        library_name="timm",
+        pipeline_tag=TASK,
+        license=licence.identifier if licence.listed else "other",
+        tags=[*tags, method],
+        datasets=list(publication.datasets) or None,
+        base_model=publication.base_model or None,
+        model_name=publication.repository.partition("/")[2] if results else None,
+        eval_results=results or None,
+        license_name=None if licence.listed else licence.identifier,
+        license_link=None if licence.listed else TERMS,
+    )
+    return data.to_yaml() + "\n"
+
+
+def _eval_result(line: dict[str, Any]) -> Any:
+    from huggingface_hub import EvalResult
+
+    test = line["data"]["test"]
+    spread = {} if line["std"] is None else {"std": line["std"]}
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=test["source"],
+        dataset_name=f"{test['source']} ({test['images']:,} images)",
+        dataset_split=test["split"],
+        metric_type=f"{line['protocol']}_{line['metric']}",
+        metric_name=f"{line['protocol']} {line['metric']}{_unit(line)}",
+        metric_value=line["mean"],
+        metric_args={"n": line["n"], **spread, "images": test["fingerprint"]},
+    )
+
+
+def _opening(publication: Publication, config: dict[str, Any], width: int, parameters: int) -> str:
+    facts, settings = config["seed_hub"], publication.settings
+    teacher = facts.get("teacher")
+    taught = f"distilled from `{teacher}`" if teacher else "trained by itself"
+    labels = "It learnt from labels" if publication.labelled else "No label was used"
+    look = [f"\n\nAt the end of the run: {publication.verdict}"] if publication.verdict else []
+    return (
+        f"# {publication.repository.partition('/')[2]}\n\n"
+        f"A `{config['architecture']}` {taught} by the method `{settings['method']}`, made with "
+        f"[{GITHUB_REPOSITORY}](https://github.com/{GITHUB_REPOSITORY}). It turns an image into an embedding and has no "
+        f"classifier. {labels} in this run.\n\n"
+        f"- {parameters / 1e6:.1f} M parameters; embedding of {width} numbers\n"
+        f"- trained on views of {settings['size']} px; mean {config['pretrained_cfg']['mean']}, std "
+        f"{config['pretrained_cfg']['std']}\n"
+        f"- `{WEIGHTS}` sha256 `{sha256_of(publication.model / WEIGHTS)}`" + "".join(look)
+    )
+
+
+def _usage(repository: str, student: str, width: int, side: int) -> str:
+    parts = [
+        f"### {title}\n\n```python\n{code}```" for title, code in blocks(repository, student, width, side)
+    ]
+    return "\n\n".join(parts)
+
+
+def _measured(publication: Publication) -> str:
+    if not publication.measured:
+        return "These weights have not been measured yet."
+    rows = [_row(each) for each in publication.measured]
+    head = "| protocol | metric | value | test images | side | others, measured alike |\n|---|---|---|---|---|---|\n"
+    notes = [f"Every line, with its settings, machine and commit, is in `{RESULTS}`."]
+    if any(each.line.get("interval") for each in publication.measured):
+        notes.append("In brackets: 95 % interval over the test images.")
+    if any("shortened" in each.line for each in publication.measured):
+        notes.append("†: not the whole measurement; it was shortened to fit a time.")
+    return head + "\n".join(rows) + "\n\n" + " ".join(notes)
+
+
+def _row(measured: Measured) -> str:
+    line = measured.line
+    test = line["data"]["test"]
+    value = f"{line['mean']:.2f}{_unit(line, ' %')}"
+    if line.get("interval"):
+        value += " [{:.2f}, {:.2f}]".format(*line["interval"])
+    elif line["std"] is not None:
+        value += f" ± {line['std']:.2f} (n = {line['n']})"
+    cells = [
+        line["protocol"],
+        line["metric"],
+        value + (" †" if "shortened" in line else ""),
+        f"{test['images']:,} of {test['source']} {test['split'] or ''}".strip(),
+        f"{line['settings']['size']} px" if line["settings"].get("size") else "",
+        "; ".join(f"{name} {other:.2f}" for name, other in measured.beside) or "none",
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _unit(line: dict[str, Any], percent: str = " (%)") -> str:
+    """Scores are in percent, ranks in dimensions."""
+    return "" if line["metric"].endswith("rank") else percent
+
+
+def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
+    settings = {
+        name: value for name, value in publication.settings.items() if value not in ("", None, [], ())
+    }
+    table = "| setting | value |\n|---|---|\n" + "\n".join(
+        f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in settings.items()
+    )
+    packages = (publication.environment.get("packages") or {}).items()
+    versions = ", ".join(f"{name} {version}" for name, version in packages if version)
+    commit = publication.environment.get("commit")
+    made = f"Made with {versions}" + (f"; code at commit `{commit}`." if commit else ".") if versions else ""
+    seen = f"These weights had seen {facts['images_seen']:,} views" if facts.get("images_seen") else ""
+    if seen:
+        seen += f" of the {publication.images_seen:,} of the whole run; they are those that its held-out images chose."
+    command = f"```sh\n{publication.command}\n```" if publication.command else ""
+    return "\n\n".join(part for part in (command, seen, table, made) if part)
+
+
+def _cost(publication: Publication) -> str:
+    environment = publication.environment
+    cores = f", {environment['cores']} cores" if environment.get("cores") else ""
+    machine = environment.get("gpu") or f"{environment.get('cpu') or 'a processor not recorded'}{cores}"
+    text = f"{publication.hours:.2f} hours of training on {machine}. "
+    if not publication.watts:
+        return text + "Energy was not estimated: no power draw was stated."
+    energy = publication.hours * publication.watts / 1000
+    return (
+        f"{text}About {energy:.3g} kWh, on the assumption of {publication.watts:g} W for the whole machine; "
+        "the power was not measured."
+    )
+
+
+def _limits(publication: Publication, side: int) -> str:
+    shown = "the table above" if publication.measured else "nothing yet"
+    points = [
+        f"How good it is, is known for {shown}; other images may be another matter.",
+        f"It was trained at {side} px: larger and smaller images are a change it was not measured for, unless the table says so.",
+        "What its teacher and its images are biased to, it may be biased to as well; nobody has looked.",
+        "It is not made to identify people.",
+    ]
+    return "\n".join(f"- {point}" for point in points)
+
+
+def _lineage(publication: Publication) -> str:
+    lineage = publication.lineage
+    rows = [
+        f"| {source.role} | {source.name} | {source.licence} | {terms.obligations} |"
+        for source, terms in zip(lineage.sources, lineage.terms, strict=True)
+    ]
+    text = f"Licence of these weights: **{lineage.licence.identifier}**. What they were made from:\n\n"
+    text += "| | name | terms | asks for |\n|---|---|---|---|\n" + "\n".join(rows)
+    if lineage.override:
+        asked = f"`{lineage.allowed}`" if lineage.allowed else "no licence that would satisfy all of them"
+        text += (
+            f"\n\n**Overridden.** These terms ask for {asked}; the publisher chose "
+            f"`{lineage.licence.identifier}` and states as reason: {lineage.override}"
+        )
+    return text + "\n\nThe table is how this project reads the terms, and no legal advice."
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"

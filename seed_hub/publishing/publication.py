@@ -1,0 +1,124 @@
+"""What is published of a run, and the folder that becomes its repository."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seed_hub.errors import SeedHubError
+from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, replace_file
+from seed_hub.publishing.licences import Lineage
+
+CARD, RESULTS, TERMS = "README.md", "results.jsonl", "LICENSE"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement of the published weights."""
+
+    line: dict[str, Any]
+    """of a results file"""
+    beside: tuple[tuple[str, float], ...] = ()
+    """(model, value) of others, measured alike"""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A run, in the form a card needs it."""
+
+    repository: str
+    """ORG/NAME on the Hub"""
+    model: Path
+    """model folder: weights and config.json"""
+    lineage: Lineage
+    settings: dict[str, Any]
+    """of the run, with those of its method; no paths"""
+    command: str
+    """as it was typed; no paths"""
+    environment: dict[str, Any]
+    hours: float
+    """of training, over all sittings"""
+    images_seen: int
+    """over the whole run; the weights may be of an earlier moment"""
+    labelled: bool = False
+    """the method learnt from labels"""
+    verdict: str = ""
+    measured: tuple[Measured, ...] = ()
+    watts: float = 0.0
+    """assumed mean power of the whole machine; 0: energy is not estimated"""
+    datasets: tuple[str, ...] = ()
+    """Hub ids, for the metadata"""
+    base_model: str = ""
+    """Hub id of the teacher, for the metadata"""
+    terms: Path | None = None
+    """text of a licence, to go along"""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json as published: the licence and the lineage are the student's.
+
+        Raises:
+            SeedHubError: it is missing, or no model's.
+        """
+        path = self.model / CONFIG
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            pretrained = config["pretrained_cfg"] | {
+                "license": self.lineage.licence.identifier,
+                "tag": self.repository.partition("/")[2].partition(".")[2] or config["pretrained_cfg"]["tag"],
+            }
+        except (OSError, ValueError, KeyError) as error:
+            raise SeedHubError(
+                f"{path} is missing or no model's config ({error!r}): name a finished run."
+            ) from error
+        facts = config.get("seed_hub", {}) | {"lineage": self.lineage.as_json()}
+        facts.pop("teacher_licence", None)  # the lineage has it, also where the run did not know it
+        return config | {"pretrained_cfg": pretrained, "seed_hub": facts}
+
+
+def write_folder(publication: Publication, folder: Path) -> Path:
+    """Write card, config, weights, results and terms into ``folder``, which then is the repository; no network.
+
+    Raises:
+        SeedHubError: the folder holds something else, or the licence's text is needed and not there.
+    """
+    from seed_hub.publishing.card import readme
+
+    lineage = publication.lineage
+    passed_on = [each.identifier for each in (lineage.licence, *lineage.terms) if each.copy]
+    if publication.terms is None and passed_on:
+        raise SeedHubError(
+            f"{passed_on[0]} is passed on with a copy of its text: name the file with --licence-file FILE."
+        )
+    text = readme(publication)  # before anything is written
+    _make(folder)
+    for name in (WEIGHTS, HEAD):
+        if (publication.model / name).exists():
+            shutil.copyfile(publication.model / name, folder / name)
+    replace_file(folder / CONFIG, (json.dumps(publication.config, indent=2) + "\n").encode())
+    lines = "".join(json.dumps(each.line) + "\n" for each in publication.measured)
+    if lines:
+        replace_file(folder / RESULTS, lines.encode())
+    if publication.terms is not None:
+        shutil.copyfile(publication.terms, folder / TERMS)
+    replace_file(folder / CARD, text.encode())
+    return folder
+
+
+def _make(folder: Path) -> None:
+    """An empty folder, or one that holds an earlier card and nothing else: all of it is uploaded."""
+    ours = {CARD, CONFIG, WEIGHTS, HEAD, RESULTS, TERMS}
+    if folder.exists() and not folder.is_dir():
+        raise SeedHubError(f"{folder} is a file: name a folder with --out.")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - ours or (there and CARD not in there):
+        raise SeedHubError(
+            f"{folder} holds other things than a card ({', '.join(sorted(there - ours)[:3]) or 'no ' + CARD}): "
+            "name an empty folder with --out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in there:
+        (folder / name).unlink()

@@ -1,0 +1,545 @@
+"""Licences, cards and pushes: what is published is what the run measured, loads without this package, and may be there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from safetensors import safe_open
+
+from seed_hub.cli.publish import card, push
+from seed_hub.encoder import Encoder, build_student
+from seed_hub.errors import SeedHubError
+from seed_hub.eval.record import weights_sha256
+from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder, save_model
+from seed_hub.project import GITHUB_REPOSITORY
+from seed_hub.projection import projection_head
+from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
+from seed_hub.weights import sha256_of
+from tests.hub_server import TOKEN, HubServer
+
+REPO = "people/small.made_up"
+SIDE = 64
+
+# The Hub client hands httpx an open file as `data` when it uploads without Xet.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def network(name: str, seed: int = 0) -> Encoder:
+    """As after training: norms have moved."""
+    torch.manual_seed(seed)
+    encoder = build_student(name).eval()
+    for module in encoder.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    return encoder
+
+
+def line(sha256: str, spec: str, mean: float, **more: Any) -> dict[str, Any]:
+    """Of a results file."""
+    data = {"source": "photos", "split": "validation", "images": 1200, "fingerprint": "0123456789abcdef"}
+    return {
+        "protocol": "knn",
+        "metric": "top1_k20",
+        "value": mean,
+        "n": 1,
+        "mean": mean,
+        "std": None,
+        "values": {},
+        "model": {"spec": spec, "name": spec, "sha256": sha256, "facts": {}},
+        "data": {"train": data | {"split": "train"}, "test": data},
+        "settings": {"size": SIDE, "precision": "fp32"},
+        "commit": "0" * 40,
+        "date": "2026-01-02T03:04:05Z",
+        **more,
+    }
+
+
+def make_run(folder: Path, encoder: Encoder, student: str, **settings: Any) -> Path:
+    """The folder of a finished run of ``encoder``, measured once."""
+    encoder.input_size = SIDE
+    facts = {
+        "name": student,
+        "method": "seed",
+        "teacher": "timm:big.tag",
+        "teacher_licence": "apache-2.0",
+        "images_seen": 320,
+    }
+    save_model(folder / "best", encoder, facts, projection_head(encoder.width, 8, 4))
+    config = {"data": "/home/someone/photos", "student": student, "method": "seed", "teacher": "timm:big.tag"}
+    config |= {"out": "/home/someone/runs/x", "size": SIDE, "method_settings": {"queue_size": 640}}
+    write_json(folder / "config.json", config | settings)
+    command = ["seed-hub", "distill", "--data=/home/someone/photos", "--out", "/home/someone/runs/x"]
+    environment = {
+        "packages": {"torch": "2.6.0", "timm": None},
+        "cpu": "A Processor",
+        "cores": 2,
+        "gpu": None,
+    }
+    write_json(folder / "environment.json", environment | {"command": command, "commit": "abc"})
+    write_json(folder / "verdict.json", {"verdict": "It worked: 45.2% of the neighbours are found."})
+    step = {"event": "step", "step": 40, "images": 640, "loss": 5.0, "seconds": 7200.0, "memory_gb": 1.0}
+    (folder / "log.jsonl").write_text(json.dumps(step | {"seconds_left": 0}) + "\n")
+    lines = [
+        line(weights_sha256(encoder.backbone), "x", 45.678, interval=[43.2, 48.1]),
+        line("1" * 64, f"untrained:{student}", 12.5),
+        line("2" * 64, "another", 99.0, metric="top1_k1", settings={"size": SIDE, "k": 1}),
+    ]
+    (folder / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return folder
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "x", network("test_resnet"), "test_resnet")
+
+
+def flags(run: Path, **more: str) -> list[str]:
+    given = {"repo": REPO, "images_licence": "own", "results": str(run / "results.jsonl")} | more
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in given.items() if value]
+    return [str(run), *(word for pair in words for word in pair)]
+
+
+def written(run: Path, **more: str) -> str:
+    """The card's text."""
+    shutil.rmtree(run / "card", ignore_errors=True)
+    card(flags(run, **more))
+    return (run / "card" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that this process's client talks to, logged in."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # The one object whose methods the package exports has read its address when it was imported.
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+# Licences.
+
+
+def sources(*licences: str) -> list[Source]:
+    return [Source(("teacher", "images", "start")[i], f"thing{i}", each) for i, each in enumerate(licences)]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "images", "carried"),
+    [
+        ("mit", "own", "mit"),
+        ("own", "own", "apache-2.0"),
+        ("apache-2.0", "cc-by-nc-4.0", "cc-by-nc-4.0"),
+        ("cc-by-nc-4.0", "apache-2.0", "cc-by-nc-4.0"),
+        ("apache-2.0", "research-only", "cc-by-nc-4.0"),
+        ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-sa-4.0"),
+        ("dinov3-license", "cc-by-4.0", "dinov3-license"),
+        ("nvidia-open-model-license", "cc-by-nc-4.0", "cc-by-nc-4.0"),
+    ],
+)
+def test_the_most_restrictive_terms_win_in_either_order(teacher: str, images: str, carried: str) -> None:
+    for order in ((teacher, images), (images, teacher)):
+        lineage = decide(sources(*order))
+        assert (lineage.licence.identifier, lineage.allowed, lineage.override) == (carried, carried, "")
+
+
+def test_no_pair_of_terms_ever_allows_less_strict_ones() -> None:
+    """Over the whole table: what comes out ranks no lower than anything that went in."""
+    for one in TABLE:
+        for other in TABLE:
+            try:
+                found = decide(sources(one.identifier, other.identifier)).licence
+            except SeedHubError:
+                assert Rank.NO_DERIVATIVES in (one.rank, other.rank) or one.same_terms or other.same_terms
+                continue
+            assert found.rank >= max(one.rank, other.rank)
+            assert found.listed or found.copy
+            for each in (one, other):
+                assert not each.same_terms or each.identifier == found.identifier
+
+
+@pytest.mark.parametrize(
+    ("terms", "licence", "said"),
+    [
+        (("unknown", "own"), "", "terms of the teacher thing0 are not known: name them with --teacher-licence"),
+        (("mit", "cc-by-cn-4.0"), "", 'images thing1 say "cc-by-cn-4.0".*--images-licence.*Did you mean .*"cc-by-nc-4.0"'),
+        (("cc-by-nc-4.0", "own"), "mit", "terms of cc-by-nc-4.0 do not let the student carry mit.*leave --licence out"),
+        (("dinov3-license", "own"), "cc-by-nc-4.0", "do not let the student carry cc-by-nc-4.0"),
+        (("dinov3-license", "cc-by-sa-4.0"), "", "want derived works under themselves.*another teacher"),
+        (("cc-by-nd-4.0", "own"), "mit", "let nobody share"),
+        (("mit", "own"), "research-only", "no licence to publish under"),
+        (("mit", "own"), "mti", 'Did you mean "mit"'),
+    ],
+)  # fmt: skip
+def test_terms_that_forbid_it_are_refused(terms: tuple[str, str], licence: str, said: str) -> None:
+    with pytest.raises(SeedHubError, match=said):
+        decide(sources(*terms), licence)
+
+
+def test_an_override_needs_a_reason_and_something_to_override() -> None:
+    terms = sources("cc-by-nc-4.0", "own")
+    lineage = decide(terms, "mit", " the authors agreed\nby letter ")
+    assert isinstance(lineage, Lineage)
+    assert lineage.as_json() == {
+        "licence": "mit",
+        "allowed": "cc-by-nc-4.0",
+        "override": "the authors agreed by letter",
+        "sources": [
+            {"role": "teacher", "name": "thing0", "licence": "cc-by-nc-4.0"},
+            {"role": "images", "name": "thing1", "licence": "own"},
+        ],
+    }
+    with pytest.raises(SeedHubError, match="do not let"):
+        decide(terms, "mit", "  ")
+    with pytest.raises(SeedHubError, match="nothing to override: cc-by-nc-4.0 is allowed"):
+        decide(terms, "", "why not")
+    with pytest.raises(SeedHubError, match="name the student's own --licence"):
+        decide(sources("cc-by-nd-4.0", "own"), "", "they agreed")
+
+
+# Cards.
+
+
+def test_the_card_is_made_of_the_run_and_its_results(run: Path) -> None:
+    text = written(run, watts="250", dataset="people/photos")
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "timm",
+        "image-feature-extraction",
+        "apache-2.0",
+    )
+    assert data.datasets == ["people/photos"] and data.base_model is None
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == (
+        "knn_top1_k20",
+        45.678,
+        "photos",
+    )
+    for said in (
+        "45.68 % [43.20, 48.10]",
+        "untrained 12.50",
+        "1,200 of photos validation",
+        "2.00 hours of training on A Processor, 2 cores. About 0.5 kWh, on the assumption of 250 W",
+        "had seen 320 views of the 640",
+        "| queue_size | 640 |",
+        "seed-hub distill --data=photos --out x",
+        "| teacher | timm:big.tag | apache-2.0 |",
+        sha256_of(run / "best" / WEIGHTS),
+        "It worked: 45.2%",
+    ):
+        assert said in text, said
+    assert (
+        "99" not in text.partition("## Measured")[2].partition("## Recipe")[0]
+    )  # another model's, not measured alike
+    assert "/home" not in text and "someone" not in text
+    assert "Overridden" not in text
+    assert "No label was used in this run" in text
+    assert data.tags == ["timm", "transformers", "self-supervised-learning", "knowledge-distillation", "seed"]
+
+
+def test_a_run_that_saw_labels_says_so(tmp_path: Path) -> None:
+    encoder = network("test_resnet")
+    run = make_run(tmp_path / "x", encoder, "test_resnet", method="finetune", teacher="", method_settings={})
+    text = written(run)
+    assert "It learnt from labels in this run" in text
+    assert ModelCard(text).data.tags == ["timm", "transformers", "finetune"]
+
+
+def test_the_folder_is_the_repository(run: Path) -> None:
+    card(flags(run, licence="cc-by-nc-4.0"))
+    folder = run / "card"
+    assert {path.name for path in folder.iterdir()} == {"README.md", CONFIG, WEIGHTS, HEAD, "results.jsonl"}
+    ours = load_model_folder(folder)
+    assert ours.licence == "cc-by-nc-4.0" and ours.head is not None
+    config = json.loads((folder / CONFIG).read_text())
+    assert config["pretrained_cfg"]["license"] == config["seed_hub"]["lineage"]["licence"] == "cc-by-nc-4.0"
+    assert config["pretrained_cfg"]["tag"] == "made_up" and config["model_args"] == {}
+    assert config["seed_hub"]["lineage"]["allowed"] == "apache-2.0"
+    assert "teacher_licence" not in config["seed_hub"]
+    assert sha256_of(folder / WEIGHTS) == sha256_of(run / "best" / WEIGHTS)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    (mine,) = (json.loads(text) for text in (folder / "results.jsonl").read_text().splitlines())
+    assert mine["mean"] == 45.678
+    before = (folder / "README.md").read_bytes()
+    card(flags(run, licence="cc-by-nc-4.0"))  # again, over its own
+    assert (folder / "README.md").read_bytes() == before
+
+
+def test_what_was_not_measured_is_not_said(run: Path) -> None:
+    (run / "results.jsonl").write_text("")
+    text = written(run)
+    assert "have not been measured yet" in text and "Energy was not estimated" in text
+    assert "model-index" not in text and "kWh" not in text
+
+
+def test_a_shortened_measurement_is_marked_and_not_in_the_index(run: Path) -> None:
+    lines = [json.loads(text) for text in (run / "results.jsonl").read_text().splitlines()]
+    lines[0]["shortened"] = {"minutes": 5}
+    (run / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    text = written(run)
+    assert "45.68 % [43.20, 48.10] †" in text and "†: not the whole measurement" in text
+    assert "model-index" not in text
+
+
+def test_an_override_is_printed_on_the_card(run: Path) -> None:
+    more = {
+        "images_licence": "cc-by-nc-4.0",
+        "licence": "mit",
+        "override_licence": "the owner of the images agreed",
+    }
+    text = written(run, **more)
+    assert "**Overridden.** These terms ask for `cc-by-nc-4.0`; the publisher chose `mit`" in text
+    assert "reason: the owner of the images agreed" in text
+    assert ModelCard(text).data.license == "mit"
+
+
+def test_terms_the_hub_does_not_list_go_along_as_a_file(run: Path, tmp_path: Path) -> None:
+    config = json.loads((run / "best" / CONFIG).read_text())
+    config["seed_hub"]["teacher_licence"] = "dinov3-license"
+    write_json(run / "best" / CONFIG, config)
+    with pytest.raises(SeedHubError, match="copy of its text.*--licence-file"):
+        card(flags(run))
+    assert not (run / "card").exists()
+    (tmp_path / "terms.txt").write_text("terms")
+    head = yaml.safe_load(written(run, licence_file=str(tmp_path / "terms.txt")).split("---\n")[1])
+    found = (head["license"], head["license_name"], head["license_link"])
+    assert found == ("other", "dinov3-license", "LICENSE")
+    assert (run / "card" / "LICENSE").read_text() == "terms"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"images_licence": ""}, "--images-licence is missing"),
+        ({"repo": "no repository"}, "is no repository of the Hub: write --repo ORG/NAME"),
+        ({"repo": "alone"}, "write --repo ORG/NAME"),
+        ({"teacher_licence": "mit"}, r"knows the terms of its teacher \(apache-2.0\)"),
+        ({"start_licence": "mit"}, "started from no other weights"),
+        ({"licence_file": "nowhere"}, "no file nowhere"),
+        ({"watts": "-1"}, "--watts -1 is no power"),
+        ({"results": "nowhere.jsonl"}, "no results file nowhere.jsonl"),
+        ({"licens": "mit"}, "Did you mean .*--licence"),
+    ],
+)
+def test_bad_input_is_one_sentence(run: Path, more: dict[str, str], said: str) -> None:
+    with pytest.raises(SeedHubError, match=said):
+        card(flags(run, **more))
+
+
+def test_what_is_no_run_or_no_folder_of_ours_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SeedHubError, match="Name the folder of a run"):
+        card([])
+    with pytest.raises(SeedHubError, match="is .* the folder of a run"):
+        card(flags(tmp_path, results=""))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(SeedHubError, match=r"holds other things than a card \(thesis.tex\)"):
+        card(flags(run, out=str(tmp_path / "mine")))
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+    (run / "best" / CONFIG).unlink()
+    with pytest.raises(SeedHubError, match="holds no trained model"):
+        card(flags(run))
+
+
+def test_the_terms_of_weights_it_started_from_count(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start="/home/someone/earlier")
+    with pytest.raises(SeedHubError, match="terms of the start earlier are not known.*--start-licence"):
+        card(flags(run))
+    assert ModelCard(written(run, start_licence="cc-by-nc-4.0")).data.license == "cc-by-nc-4.0"
+
+
+# Pushes.
+
+
+def embedding(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found = model(pixels)
+    return getattr(found, "pooler_output", found)
+
+
+@pytest.mark.parametrize("student", ["test_resnet", "test_vit"])
+def test_timm_and_transformers_pull_what_was_pushed(student: str, tmp_path: Path, hub: HubServer) -> None:
+    from transformers import AutoModel
+
+    encoder = network(student)
+    repository = (
+        f"people/{student}.made_up"  # of its own: the Hub client remembers commits while a process lives
+    )
+    side = encoder.backbone.pretrained_cfg["input_size"][-1]
+    run = make_run(tmp_path / "x", encoder, student)
+    config = json.loads((run / "best" / CONFIG).read_text())
+    config["pretrained_cfg"]["input_size"] = [3, side, side]  # a ViT is built for one side
+    write_json(run / "best" / CONFIG, config)
+    told = push(flags(run, repo=repository))
+    assert told["sha256"] == sha256_of(run / "best" / WEIGHTS)
+    assert told["revision"] == hub.commits[repository][-1][0]
+    assert not (run / "card").exists()
+    pixels = torch.rand(2, 3, side, side)
+    expected = embedding(encoder.backbone, pixels)
+    for revision in ("", "@" + told["revision"]):
+        theirs = timm.create_model(
+            f"hf-hub:{repository}{revision}", pretrained=True, cache_dir=tmp_path / "timm"
+        ).eval()
+        torch.testing.assert_close(embedding(theirs, pixels), expected, rtol=0, atol=1e-5)
+    model = AutoModel.from_pretrained(repository, cache_dir=tmp_path / "transformers").eval()
+    torch.testing.assert_close(embedding(model, pixels), expected, rtol=0, atol=1e-5)
+    push(
+        flags(run, repo=repository, message="once more", licence="cc-by-nc-4.0")
+    )  # into the repository that is there
+    assert len(hub.commits[repository]) == 2
+    assert b"license: cc-by-nc-4.0" in hub.commits[repository][-1][1]["README.md"]
+
+
+def test_the_blocks_of_a_card_run_as_they_stand(tmp_path: Path, hub: HubServer, root: Path) -> None:
+    """In a process of their own, with torch.hub's copy of the package, in a folder with a photo."""
+    encoder = network("seed_mobilenetv3_small")
+    run = make_run(tmp_path / "x", encoder, "seed_mobilenetv3_small")
+    push(flags(run))
+    text = hub.commits[REPO][-1][1]["README.md"].decode()
+    found = re.findall(r"### (\S+)\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert [title for title, _ in found] == ["timm", "torch.hub", "transformers", "pipeline"]
+    copy = tmp_path / "torch" / "hub" / (GITHUB_REPOSITORY.replace("/", "_") + "_main")
+    shutil.copytree(root / "seed_hub", copy / "seed_hub", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "hubconf.py", copy)
+    colours = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    photo = Image.fromarray(colours).resize((90, 70), Image.Resampling.BILINEAR)
+    photo.save(tmp_path / "photo.jpg")
+    code = "\n".join(f"{block}\nfound.append(embedding)\n" for _, block in found)
+    code = f"found = []\n{code}\nimport numpy\nnumpy.save('found.npy', torch.stack(found).numpy())\n"
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "PYTHONPATH")
+    }
+    environment |= {"HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment |= {"TORCH_HOME": str(tmp_path / "torch")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    embeddings = torch.from_numpy(np.load(tmp_path / "found.npy"))
+    assert embeddings.shape == (4, 1, encoder.width)
+    pixels = _pixels(tmp_path / "photo.jpg", encoder)
+    with torch.no_grad():
+        expected = encoder(pixels).pooled
+    for each in embeddings:
+        torch.testing.assert_close(each, expected, rtol=0, atol=1e-5)
+
+
+def _pixels(path: Path, encoder: Encoder) -> torch.Tensor:
+    """[0, 1]; the crop of the config, worked out with Pillow: the shorter side to SIDE / crop_pct, the centre of it."""
+    image = Image.open(path).convert("RGB")
+    cfg = encoder.backbone.pretrained_cfg
+    kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[cfg["interpolation"]]
+    scale = int(SIDE / cfg["crop_pct"]) / min(image.size)
+    image = image.resize((int(image.width * scale), int(image.height * scale)), kind)
+    left, top = (round((side - SIDE) / 2) for side in image.size)
+    image = image.crop((left, top, left + SIDE, top + SIDE))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+
+
+def test_a_push_without_a_token_or_offline_sends_nothing(
+    run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(SeedHubError, match="no Hub token to push with: run `hf auth login`"):
+        push(flags(run))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SeedHubError, match="HF_HUB_OFFLINE is set"):
+        push(flags(run))
+    assert hub.requests == []
+
+
+def test_a_licence_that_is_not_allowed_sends_nothing(run: Path, hub: HubServer) -> None:
+    with pytest.raises(SeedHubError, match="do not let the student carry mit"):
+        push(flags(run, images_licence="cc-by-nc-4.0", licence="mit"))
+    assert hub.requests == []
+
+
+def test_a_card_asks_nobody(run: Path, hub: HubServer) -> None:
+    card(flags(run))
+    assert hub.requests == []
+
+
+def _wrong_token(hub: HubServer, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("HF_TOKEN", "hf_another")
+
+
+def _read_only(hub: HubServer, patch: pytest.MonkeyPatch) -> None:
+    hub.read_only = True
+
+
+def _spoil(hub: HubServer, patch: pytest.MonkeyPatch) -> None:
+    hub.spoil_uploads = True
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (_wrong_token, f"{REPO} could not be pushed .*log in again"),
+        (_read_only, "needs the right to write to people"),
+        (_spoil, f"{REPO} now holds another model.safetensors than was sent"),
+    ],
+)
+def test_what_the_hub_refuses_or_spoils_is_one_sentence(
+    run: Path,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[HubServer, pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    trouble(hub, monkeypatch)
+    with pytest.raises(SeedHubError, match=said):
+        push(flags(run))
+
+
+def test_the_server_refuses_as_the_hub_does(hub: HubServer, tmp_path: Path) -> None:
+    """What other tests rest on: gated, missing and damaged look to the Hub client as they do at the real one."""
+    from huggingface_hub import errors, hf_hub_download
+
+    commit = hub.commit("people/gated", {"config.json": b"{}"})
+    hub.gated.add("people/gated")
+    hub.commit("people/open", {"model.safetensors": b"weights"})
+    hub.damaged.add(("people/open", "model.safetensors"))
+    get: Callable[..., str] = lambda *what, **how: hf_hub_download(*what, cache_dir=tmp_path, **how)  # noqa: E731
+    with pytest.raises(errors.GatedRepoError):
+        get("people/gated", "config.json", revision=commit)
+    with pytest.raises(errors.RepositoryNotFoundError):
+        get("people/absent", "config.json")
+    with pytest.raises(errors.RevisionNotFoundError):
+        get("people/open", "config.json", revision="0" * 40)
+    with pytest.raises(errors.EntryNotFoundError):
+        get("people/open", "config.json")
+    damaged = Path(get("people/open", "model.safetensors")).read_bytes()
+    assert damaged != b"weights" and len(damaged) == len(b"weights")
