@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ def register() -> None:
         )
         register_model(student.entrypoint)
         _registered.add(name)
+    import_module("seed_hub.conversion.variants")  # what published checkpoints were trained as and timm lacks
 
 
 def register_with_timm() -> None:

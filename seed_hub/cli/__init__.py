@@ -29,7 +29,11 @@ __all__ = ["main"]
 # word: (file, function, summary)
 COMMANDS = {
     "list": ("zoo", "list_models", "the students there are: sizes, weights"),
-    "info": ("zoo", "info", "one student: sizes, input, licence, measured scores"),
+    "info": (
+        "zoo",
+        "info",
+        "one student: sizes, input, licence, measured scores; or what will be used of a teacher",
+    ),
     "demo": ("pages", "demo", "the paper in five minutes, offline"),
     "doctor": ("doctor", "doctor", "what this machine can do, what is missing"),
     "distill": ("train", "distill", "train a student, without labels, from a teacher"),
@@ -41,6 +45,7 @@ COMMANDS = {
         "measure a model by a protocol, or by several beside other models (all)",
     ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
+    "convert": ("convert", "convert", "a published checkpoint as a model folder, without running its code"),
     "card": ("publish", "card", "write the Hugging Face page of a run, without network"),
     "push": ("publish", "push", "publish a run on the Hugging Face Hub"),
     "report": ("pages", "report", "one self-contained HTML page about a run"),

@@ -27,7 +27,7 @@ NEEDED = {
     "transformers": "4.48",
     "accelerate": "1.0",
     "numpy": "1.26",
-    "pillow": "10.0",
+    "pillow": "10.1",
     "rich": "13.0",
     "matplotlib": "3.8",
     "scikit-learn": "1.4",

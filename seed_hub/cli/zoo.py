@@ -1,8 +1,9 @@
-"""``list`` and ``info``: what there is. No torch: both answer at once."""
+"""``list`` and ``info``: what there is. No torch for our own students: both answer at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,22 @@ def list_models(argv: list[str]) -> dict[str, Any]:
 
 
 def info(argv: list[str]) -> dict[str, Any]:
-    parser = Parser("info", "One student: sizes, input, licence, and scores where measured.")
+    parser = Parser(
+        "info",
+        "One student: sizes, input, licence, and scores where measured. One teacher: what will be used of it; it is loaded, "
+        "and looked at.",
+    )
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="as `seed-hub list` names it, with or without a weight's tag"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="student as `seed-hub list` names it, with or without a weight's tag, or a teacher such as timm:NAME",
     )
     given = parser.parse(argv)
     if "name" not in given:
         raise SeedHubError("Name a student: `seed-hub info NAME`; `seed-hub list` names all.")
+    if ":" in given["name"]:
+        return _teacher(given["name"])
     student = find_student(given["name"])
     found = _facts(student)
     scores = list(_scores(student))
@@ -71,6 +81,35 @@ def info(argv: list[str]) -> dict[str, Any]:
         )
     )
     return {**found, "scores": scores}
+
+
+def _teacher(spec: str) -> dict[str, Any]:
+    from seed_hub.teachers import load_teacher
+    from seed_hub.teachers.check import check_teacher
+    from seed_hub.teachers.description import describe
+
+    teacher = load_teacher(spec)
+    about = describe(teacher)
+    verdict = check_teacher(teacher)
+    tokens = "" if about.prefix is None else f", {about.prefix} tokens ahead of the patches"
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (about.mean, about.std))
+    show(
+        facts(
+            [
+                (about.name, about.network),
+                ("family", (about.family or "not known") + (f": {about.note}" if about.note else "")),
+                ("revision", about.revision or "not known"),
+                ("parameters", f"{about.parameters / 1e6:.2f} M"),
+                ("input", f"[B, 3, {about.input_size}, {about.input_size}]"),
+                ("normalisation", f"mean {mean}, std {std}"),
+                ("pooling", about.pooling + tokens),
+                ("embedding", f"[B, {about.width}]"),
+                ("licence", about.licence or "not known: ask its authors before you publish what it taught"),
+                ("check", f"{verdict} (generated images)"),
+            ]
+        )
+    )
+    return {**asdict(about), "check": asdict(verdict)}
 
 
 def _facts(row: Student) -> dict[str, Any]:

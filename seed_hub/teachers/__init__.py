@@ -1,9 +1,15 @@
 """Teachers: one string names any network, and none is ever silently random, mis-normalised or mis-pooled.
 
     timm:NAME[.TAG]                          timm, pretrained
+    hf-hub:REPO[@REVISION]                   a repository of the Hub in timm's format
+    hf:REPO[@REVISION] | hf:FOLDER           transformers' AutoModel; no code from the repository
+    torchhub:REPO[:REF]/ENTRY[?key=value]    torch.hub; runs the repository's code, and says so
     torchvision:NAME[/WEIGHTS]               torchvision's weights, default: its best
     file:PATH?arch=NAME[&key=value]          a safetensors or weights_only-loadable checkpoint file
     seed:RUN | seed:NAME[.TAG]               a run folder of ours, or a model of the zoo
+
+What each family of networks is pooled and fed like stands in ``families.py``; what was chosen for a teacher, ``describe`` in
+``description.py`` tells; ``check.py`` looks at its embeddings.
 
 One file per source; each offers ``load(rest, options, image_size, allow_random, classifier) -> Encoder``.
 """
@@ -20,8 +26,19 @@ from torch import nn
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
 
+# Names of timm's own for what it loads; they are loaded by it.
+_TIMMS = ("hf-hub",)
 SOURCES = tuple(
-    sorted(m.name.removeprefix("from_") for m in pkgutil.iter_modules(__path__) if m.name.startswith("from_"))
+    sorted(
+        (
+            *(
+                m.name.removeprefix("from_")
+                for m in pkgutil.iter_modules(__path__)
+                if m.name.startswith("from_")
+            ),
+            *_TIMMS,
+        )
+    )
 )
 
 
@@ -46,6 +63,8 @@ def load_teacher(
             f'"{spec}" names no teacher: write SOURCE:NAME, with SOURCE one of {", ".join(SOURCES)}, '
             "for example timm:vit_small_patch14_dinov2.lvd142m." + nearest(source, SOURCES)
         )
+    if source in _TIMMS:
+        source, rest = "timm", spec
     rest, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     module = importlib.import_module(f"seed_hub.teachers.from_{source}")

@@ -1,24 +1,31 @@
-"""``timm:NAME[.TAG]``, always pretrained, with the pooling and normalisation of its pretrained config."""
+"""``timm:NAME[.TAG]`` or ``hf-hub:REPO[@REVISION]``, always pretrained, with the pooling and normalisation of its config."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import timm
+import torch
 
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.teachers.families import family_of
+from seed_hub.teachers.repository import card_licence, first_line, refusal
+
+_log = logging.getLogger(__name__)
+ELSEWHERE = ("hf-hub:", "local-dir:")
 
 
 def load(
     rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
 ) -> Encoder:
-    """``pool=avg|token|map`` overrides the pooling."""
+    """``pool=avg|token|map`` overrides the pooling. ``local-dir:FOLDER`` is timm's name for a folder."""
+    if rest.startswith(ELSEWHERE):
+        return _load_elsewhere(rest, options, image_size, allow_random, classifier)
     if not timm.is_model(rest.split(".")[0]):
         raise SeedHubError(f'timm has no model "{rest}".' + nearest(rest.split(".")[0], timm.list_models()))
-    kwargs: dict[str, Any] = {} if classifier else {"num_classes": 0}
-    if "pool" in options:
-        kwargs["global_pool"] = options.pop("pool")
+    kwargs = _arguments(options, classifier)
     cfg = timm.get_pretrained_cfg(rest) if timm.is_model_pretrained(rest) else None
     if cfg is None and not allow_random:
         tags = timm.list_pretrained(rest.split(".")[0] + ".*")
@@ -28,13 +35,54 @@ def load(
     if image_size and cfg is not None and cfg.fixed_input_size:
         kwargs["img_size"] = image_size  # position embeddings are resampled to the views' size
     try:
-        backbone: Any = timm.create_model(rest, pretrained=not allow_random, **kwargs)
+        backbone = timm.create_model(rest, pretrained=not allow_random, **kwargs)
     except SeedHubError:
         raise
     except Exception as error:  # download errors of three libraries, and timm's own
         raise SeedHubError(
-            f"The weights of timm:{rest} could not be loaded ({_first_line(error)}): check the network, or use file:PATH?arch={rest.split('.')[0]}."
+            f"The weights of timm:{rest} could not be loaded ({first_line(error)}): check the network, or use file:PATH?arch={rest.split('.')[0]}."
         ) from error
+    return _encoder(backbone, image_size)
+
+
+def _load_elsewhere(
+    rest: str, options: dict[str, str], image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
+    """A repository of the Hub, or a folder, in timm's format."""
+    where = rest.partition(":")[2]
+    repo, _, revision = where.partition("@")
+    kwargs = _arguments(options, classifier)
+    try:
+        with torch.device("meta"):  # its config alone
+            plain: Any = timm.create_model(rest, **kwargs)
+        if image_size and plain.pretrained_cfg.get("fixed_input_size"):
+            kwargs["img_size"] = image_size
+        backbone = timm.create_model(rest, pretrained=not allow_random, **kwargs)
+    except (KeyError, AssertionError) as error:
+        raise SeedHubError(
+            f"{rest} is no model in timm's format ({first_line(error)}): try hf:{where}, or name another."
+        ) from error
+    except Exception as error:  # of the Hub client, of safetensors, of timm
+        raise refusal(error, rest, repo, revision or None) from error
+    encoder = _encoder(backbone, image_size)
+    encoder.licence = encoder.licence or card_licence(repo, revision or None)
+    family = family_of(f"hf-hub:{repo}")
+    if family and family.licence and family.licence != encoder.licence:
+        _log.warning(
+            f"{rest} says its terms are {encoder.licence}, and those of {family.name} are {family.licence}: ask before you "
+            "publish what it taught"
+        )
+    return encoder
+
+
+def _arguments(options: dict[str, str], classifier: bool) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {} if classifier else {"num_classes": 0}
+    if "pool" in options:
+        kwargs["global_pool"] = options.pop("pool")
+    return kwargs
+
+
+def _encoder(backbone: Any, image_size: int | None) -> Encoder:
     own: dict[str, Any] = backbone.pretrained_cfg
     return Encoder(
         backbone,
@@ -44,7 +92,3 @@ def load(
         input_size=image_size or own["input_size"][-1],
         licence=own.get("license"),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
