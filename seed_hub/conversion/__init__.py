@@ -1,7 +1,7 @@
 """Published checkpoints as model folders: head-free backbone, projection head apart, provenance, licence.
 
 ``formats`` is the table, ``reading`` opens files without running anything from them, ``mapping`` fills a timm network,
-``heads`` rebuilds projection heads, ``variants`` holds the networks that timm does not have.
+``heads`` rebuilds projection heads, the networks that timm does not have are in :mod:`seed_hub.published_variants`.
 """
 
 from __future__ import annotations

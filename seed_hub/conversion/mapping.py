@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
-from seed_hub.conversion import variants  # noqa: F401  (timm gets to know them)
+import seed_hub.published_variants  # noqa: F401  (timm gets to know them)
 from seed_hub.conversion.fitting import Fit, build, fits, score
 from seed_hub.conversion.formats import FAMILIES, FORMATS, Format, Naming
 from seed_hub.conversion.reading import Checkpoint
