@@ -11,7 +11,8 @@ import timm
 import torch
 from torch import Tensor
 
-from seed_hub.conversion.formats import NAMINGS, OTHER_NETWORK, PARTS, Naming
+from seed_hub.conversion.formats import OTHER_NETWORK, PARTS
+from seed_hub.conversion.namings import NAMINGS, Naming
 from seed_hub.conversion.reading import Checkpoint
 from seed_hub.encoder import create_flexible
 from seed_hub.errors import SeedHubError

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import seed_hub.published_variants  # noqa: F401  (timm gets to know them)
 from seed_hub.conversion.fitting import Fit, build, fits, score
-from seed_hub.conversion.formats import FAMILIES, FORMATS, Format, Naming
+from seed_hub.conversion.formats import FORMATS, Format
+from seed_hub.conversion.namings import FAMILIES, Naming
 from seed_hub.conversion.reading import Checkpoint
 from seed_hub.errors import SeedHubError, nearest
 
