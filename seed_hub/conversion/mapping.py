@@ -125,13 +125,14 @@ def _chosen(checkpoint: Checkpoint, found: list[Fit]) -> tuple[Format, Fit]:
     """The first row of the table that one of ``found`` matches."""
     for form in FORMATS:
         matching = [fit for fit in found if form.root(fit.prefix, checkpoint.keys) is not None]
-        if len(matching) > 1:
+        whole = [fit for fit in matching if fit.whole]
+        if len(whole) > 1:
             raise SeedHubError(
                 f"{checkpoint.path} holds several networks of this kind, under "
-                f"{', '.join(repr(fit.prefix) for fit in matching)}: name the prefix of one."
+                f"{', '.join(repr(fit.prefix) for fit in whole)}: name the prefix of one."
             )
-        if matching:
-            return form, matching[0]
+        if matching:  # of those in part the first: which keys are missing is said of it
+            return form, (whole or matching)[0]
     raise AssertionError("the last row matches every prefix")
 
 
