@@ -79,10 +79,8 @@ def _pickled(path: Path) -> Any:
                 f"{path} could run code when it is read ({found[1]}) and is refused: where you trust it, save its state "
                 "dict alone as safetensors."
             ) from error
-        reason = re.search(r"WeightsUnpickler error: (.+)", str(error))  # torch puts an essay around it
-        raise SeedHubError(
-            f"{path} is damaged or no checkpoint ({reason[1][:160] if reason else _first_line(error)}): copy it again."
-        ) from error
+        # Torch's own reason is an essay on weights_only; what is left of it is in the traceback of --debug.
+        raise SeedHubError(f"{path} is damaged or no checkpoint: copy it again.") from error
 
 
 def _flat(node: Any, name: str, above: set[int]) -> Iterator[tuple[str, Tensor]]:
