@@ -122,9 +122,10 @@ _WRITERS: dict[str, Callable[[list[Line], list[str], Path], str]] = {
 def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:
     """(student - alone) / (teacher - alone) for each protocol, in words."""
     parts = []
-    for column, every in by_column(
-        [line for line in latest(lines) if line["protocol"] in ("knn", "linear")]
-    ).items():
+    measured = [line for line in latest(lines) if line["protocol"] in ("knn", "linear")]
+    for column, every in by_column(measured).items():
+        if column[1]:  # another mode than the protocol's own
+            continue
         named = {line["model"]["name"].partition("?")[0]: line["mean"] for line in every}
         found = [named.get(f"seed:{name}") for name in (student, alone, teacher)]
         if None in found:

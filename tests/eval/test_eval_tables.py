@@ -199,6 +199,9 @@ def test_gaps_closed(script, tmp_path):
     text = script.regenerate("<!-- gaps:one s/a/t -->\nold\n<!-- /gaps -->\n", tmp_path)
     assert "- `s` closes the gap from `a` to `t` by 75% in k-NN (k = 20) (10.00 to 30.00: 25.00).\n" in text
     assert "old" not in text
+    mode = line("linear", name="seed:s", protocol_="seed")  # another mode has a table of its own, and no gap
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, mode]))
+    assert script.regenerate(text, tmp_path) == text
     with pytest.raises(SeedHubError, match="no knn result"):
         script.regenerate("<!-- gaps:one s/b/t -->\n<!-- /gaps -->\n", tmp_path)
 
