@@ -43,6 +43,7 @@ DETECTION = {
 }
 LONG = {
     "semi": "semi --mode frozen --train-batch 64 --epochs 5 --least-steps 100",
+    "semi_finetuned": "semi --train-batch 64 --epochs 5 --least-steps 100",
     "linear_seed": "linear --protocol seed --paper-epochs 2",
 }
 
