@@ -1,4 +1,4 @@
-"""Encoded bytes -> one RGB image of 8 bits, whatever the file was.
+"""Encoded bytes -> one RGB image of 8 bits, whatever the file was; or pixels that a store holds decoded already.
 
 Grey, palette, CMYK, YCbCr, LAB: converted. Transparency: composited on white, then dropped. 16-bit and
 floating point: scaled to 0..255. Animations: the first frame. EXIF rotation: applied.
@@ -40,12 +40,14 @@ class BadImage(Exception):
         self.lasting = lasting
 
 
-def decode(encoded: bytes | memoryview | str | None, *, draft: bool = False) -> Image.Image:
-    """The image in ``encoded``: bytes, or the path of a file.
+def decode(encoded: bytes | memoryview | str | np.ndarray | None, *, draft: bool = False) -> Image.Image:
+    """The image in ``encoded``: bytes, the path of a file, or its pixels (uint8 ``[H, W, 3]``).
 
     ``draft`` lets a JPEG be decoded at an eighth of its size: every byte is still read, so damage is
     found as surely, about three times faster. Raises ``BadImage``.
     """
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(check_raw(encoded))
     try:
         with _QUIET:
             return _decode(_as_bytes(encoded), draft)
@@ -61,6 +63,24 @@ def decode(encoded: bytes | memoryview | str | None, *, draft: bool = False) -> 
         raise BadImage(_one_line(str(error) or type(error).__name__)) from error
 
 
+def check_raw(pixels: np.ndarray) -> np.ndarray:
+    """``pixels`` if they are an image: uint8 ``[H, W, 3]``. Raises ``BadImage``."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise BadImage(f"{pixels.dtype} pixels of shape {list(pixels.shape)}, not uint8 [height, width, 3]")
+    height, width = pixels.shape[:2]
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(_too_small(width, height))
+    return pixels
+
+
+def read_encoded(encoded: bytes | memoryview | str | None) -> bytes | memoryview:
+    """The bytes themselves, read if ``encoded`` is a path. Raises ``BadImage``."""
+    try:
+        return _as_bytes(encoded)
+    except OSError as error:
+        raise BadImage(str(error.strerror), lasting=False) from error
+
+
 def _as_bytes(encoded: bytes | memoryview | str | None) -> bytes | memoryview:
     if isinstance(encoded, str):
         with open(encoded, "rb") as file:
@@ -73,7 +93,7 @@ def _as_bytes(encoded: bytes | memoryview | str | None) -> bytes | memoryview:
 def _decode(data: bytes | memoryview, draft: bool) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(data))
     if min(image.size) < MIN_SIDE:
-        raise BadImage(f"{image.width} x {image.height} px, a side is below {MIN_SIDE}")
+        raise BadImage(_too_small(*image.size))
     if draft:
         image.draft(None, (1, 1))
     image.load()
@@ -84,6 +104,10 @@ def _decode(data: bytes | memoryview, draft: bool) -> Image.Image:
         image = image.transpose(turn)
         image.info = {}  # it still says "rotate me", and is obeyed if asked again
     return image
+
+
+def _too_small(width: int, height: int) -> str:
+    return f"{width} x {height} px, a side is below {MIN_SIDE}"
 
 
 def _orientation(image: Image.Image) -> int:

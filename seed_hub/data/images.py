@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from seed_hub.data.decode import BadImage, decode
+from seed_hub.data.lazy_image import LazyImage
 from seed_hub.errors import SeedHubError
 
 
@@ -25,8 +27,8 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> bytes | memoryview | str | None:
-        """The encoded bytes, or the path of the file that holds them."""
+    def read(self, position: int) -> bytes | memoryview | str | np.ndarray | None:
+        """The encoded bytes, the path of the file that holds them, or pixels: uint8 ``[H, W, 3]``."""
 
     def name(self, position: int) -> str:
         """What a person calls this image: a file, or a row of one."""
@@ -67,9 +69,21 @@ class Images:
 
     def load(self, i: int) -> Image.Image:
         """Image ``i``: RGB, 8 bit, upright."""
+        with self._read(i) as encoded:
+            return decode(encoded)
+
+    @contextmanager
+    def open(self, i: int) -> Iterator[LazyImage]:
+        """Image ``i``, decoded no further than what is done inside the ``with`` asks for."""
+        with self._read(i) as encoded:
+            yield LazyImage(encoded)
+
+    @contextmanager
+    def _read(self, i: int) -> Iterator[bytes | memoryview | str | np.ndarray | None]:
+        """What the store holds; a ``BadImage`` raised while it is used becomes the sentence that names it."""
         position = int(self.original_index[i])
         try:
-            return decode(self.store.read(position))
+            yield self.store.read(position)
         except BadImage as bad:
             raise SeedHubError(
                 f'Image "{self.store.name(position)}" of {self.source} cannot be read ({bad}): '

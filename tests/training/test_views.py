@@ -13,10 +13,11 @@ from torchvision import transforms as T
 
 from seed_hub.data import open_images
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.view_parameters import ViewGenerator, ViewParameters, crop_box
 from seed_hub.training.views import (
     MOCO_V2,
     ViewsDataset,
-    _crop_box,
+    draw_view,
     make_view,
     recipe,
     view_rng,
@@ -24,17 +25,83 @@ from seed_hub.training.views import (
 )
 
 
-@pytest.fixture(scope="module")
-def picture() -> Image.Image:
-    """A coloured picture with structure at every scale, wider than high."""
+def structured(width: int, height: int) -> Image.Image:
+    """A coloured picture with structure at every scale."""
     rng = np.random.default_rng(0)
     pixels = sum(
         np.asarray(
-            Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((160, 120)), dtype=float
+            Image.fromarray(rng.integers(0, 255, (n, n, 3), dtype=np.uint8)).resize((width, height)),
+            dtype=float,
         )
         for n in (2, 5, 20, 120)
     )
     return Image.fromarray((pixels / 4).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return structured(160, 120)
+
+
+# Recorded when each number was still drawn on the way, from the code that applied it at once.
+RECORDED = [
+    (
+        MOCO_V2, (3, 5, 7), (160, 120),
+        ViewParameters(
+            (26, 29, 114, 86), 224,
+            (("brightness", 1.1617324484188325), ("saturation", 1.0894505325999138), ("hue", -0.09101883922273864), ("contrast", 0.7791010347497722)),
+            True, 1.7542249521961348, False, True,
+        ),
+    ),
+    (
+        MOCO_V2, (0, 0, 0), (1000, 8),  # ten misses
+        ViewParameters(
+            (494, 0, 11, 8), 224,
+            (("hue", 0.03515387792314992), ("saturation", 1.384132914820628), ("brightness", 0.6405277206962223), ("contrast", 0.9768883374573953)),
+            False, 1.957450762282375, False, True,
+        ),
+    ),
+    (
+        replace(MOCO_V2, size=64, solarize_p=0.5), (1, 2, 3), (90, 200),
+        ViewParameters(
+            (0, 19, 83, 105), 64,
+            (("hue", 0.03870015072825095), ("saturation", 0.6667091090866181), ("contrast", 1.2322335353217229), ("brightness", 1.030117881688834)),
+            False, 0.4224168245169414, False, False,
+        ),
+    ),
+    (
+        replace(MOCO_V2, size=64, solarize_p=0.5), (7, 11, 13), (500, 375),
+        ViewParameters((241, 138, 176, 221), 64, (), False, 0.35405572921769, True, True),
+    ),
+    (
+        replace(MOCO_V2, size=64, blur_p=1.0), (0, 9, 4), (160, 120),
+        ViewParameters(
+            (94, 29, 59, 75), 64,
+            (("hue", -0.0873839988613812), ("brightness", 0.8271672140280036), ("contrast", 0.8765319335710793), ("saturation", 1.2860238039260563)),
+            False, 0.4959222619907458, False, False,
+        ),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "key", "size", "expected"), RECORDED)
+def test_a_seed_means_the_views_it_always_meant(settings, key, size, expected):
+    assert draw_view(settings, view_rng(*key), *size) == expected
+
+
+def test_one_generator_set_back_draws_what_fresh_ones_draw():
+    views = ViewGenerator(9)
+    for index, view in ((3, 1), (0, 0), (3, 1), (2**40, 2**48)):
+        # An odd number of 32-bit draws leaves half a number behind, which must not reach the next view.
+        drawn = views.at(index, view).integers(0, 100, 3, dtype=np.uint32).tolist()
+        assert drawn == view_rng(9, index, view).integers(0, 100, 3, dtype=np.uint32).tolist()
+
+
+@pytest.mark.parametrize(
+    ("crop", "coarsest"), [((64, 90), 1), ((127, 300), 1), ((128, 300), 2), ((300, 255), 2), ((256, 256), 4), ((4000, 512), 8)]
+)  # fmt: skip
+def test_the_coarsest_decoding_still_has_a_pixel_for_each_of_the_views(crop, coarsest):
+    assert ViewParameters((0, 0, *crop), 64, (), False, 0.0, False, False).coarsest == coarsest
 
 
 def test_a_view_depends_on_seed_index_and_view_only(picture):
@@ -108,7 +175,7 @@ def test_crop_boxes_are_torchvisions():
     torch.manual_seed(0)
     image = torch.empty(3, 90, 200)
     params = [T.RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
-    boxes = [_crop_box(200, 90, MOCO_V2, view_rng(0, i, 0)) for i in range(3000)]
+    boxes = [crop_box(200, 90, MOCO_V2, view_rng(0, i, 0)) for i in range(3000)]
     theirs = {
         "left": [p[1] for p in params],
         "top": [p[0] for p in params],
@@ -121,7 +188,7 @@ def test_crop_boxes_are_torchvisions():
 
 
 def test_extreme_shapes_fall_back_to_a_centred_crop():
-    left, top, w, h = _crop_box(1000, 8, MOCO_V2, view_rng(0, 0, 0))
+    left, top, w, h = crop_box(1000, 8, MOCO_V2, view_rng(0, 0, 0))
     assert h == 8 and w / h <= 4 / 3 + 0.1 and abs(left - (1000 - w) / 2) <= 1 and top == 0
 
 
