@@ -34,6 +34,7 @@ from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather
+from seed_hub.training.queue_loss import Excluded, attend, log_partition, nearest_rows
 from seed_hub.training.views import ViewSettings
 
 
@@ -45,7 +46,7 @@ def bag_losses(
     *,
     bag_size: int = 5,
     temperature: float = 0.2,
-    same: Tensor | None = None,
+    same: Excluded | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(L_intra, L_inter), each the mean over the batch; L_inter is the mean over an image's neighbours as well.
 
@@ -55,23 +56,31 @@ def bag_losses(
         bag_size: the image and its P nearest rows of the queue; fewer where the queue has fewer. 1: no neighbours, L_inter
             is 0 and L_intra is InfoNCE to the teacher.
         temperature: tau > 0.
-        same: ``[B, K]`` bool, rows that are the image itself, left out on both sides; None: none are.
+        same: of n places in the queue ``[B, n]`` bool, the rows that are the image itself, left out on both sides; None:
+            none are.
 
     Returns:
         Two scalars in float32 (float64 for float64 input), also under autocast.
     """
-    z_s = normalize(z_s, dim=1)
-    z_t, queue = (normalize(x.detach(), dim=1) for x in (z_t, queue))
-    if same is None:
-        same = torch.zeros(len(z_s), len(queue), dtype=torch.bool, device=z_s.device)
-    near = (z_t @ queue.T).masked_fill_(same, -torch.inf).topk(min(bag_size - 1, len(queue)))
+    z_s, z_t = normalize(z_s, dim=1), normalize(z_t.detach(), dim=1)
+    cosines, places = nearest_rows(z_t, queue, bag_size - 1, same)  # [B, P]
     own = (z_s * z_t).sum(1, keepdim=True) / temperature  # [B, 1]
-    rows = z_s @ queue.T / temperature  # [B, K]
-    bag = rows.gather(1, near.indices)  # [B, P]
-    others = rows.masked_fill(same.scatter(1, near.indices, True), -torch.inf)
-    negatives = others.logsumexp(dim=1, keepdim=True)  # [B, 1]; -inf where there are none
+    members = normalize(queue.detach()[places], dim=2)  # [B, P, D]
+    bag = (members @ z_s[:, :, None])[:, :, 0] / temperature  # [B, P]
+
+    def no_negatives(block: slice) -> Tensor:
+        """The bag and the image itself."""
+        n = block.stop - block.start
+        at = places - block.start
+        inside = torch.where((at >= 0) & (at < n), at, n)  # a column besides for those elsewhere
+        mask = torch.zeros(len(places), n + 1, dtype=torch.bool, device=places.device)
+        mask = mask.scatter_(1, inside, True)[:, :n]
+        return mask if same is None else mask | same(block)
+
+    rest = attend(z_s, queue, temperature, excluded=no_negatives)
+    negatives = log_partition(z_s, rest, temperature)[:, None]  # [B, 1]; -inf where there are none
     intra = (torch.logaddexp(negatives, own) - own).mean()
-    found = near.values.isfinite()  # [B, P]; false where the image's own rows had to fill up
+    found = cosines.isfinite()  # [B, P]; false where the image's own rows had to fill up
     each = torch.where(found, torch.logaddexp(negatives, bag) - bag, 0.0)  # [B, P]
     inter = each.sum(1) / found.sum(1).clamp(min=1)  # [B]; 0 without a neighbour
     return intra, inter.mean()
@@ -124,7 +133,7 @@ class Bingo(Method):
             queue,
             bag_size=self.settings.bag_size,
             temperature=self.settings.temperature,
-            same=batch.index[:, None] == self.images[None, : len(queue)],
+            same=lambda rows: batch.index[:, None] == self.images[None, rows],
         )
         loss = intra + self.settings.bag_weight * inter
         return {"loss": loss, "intra": intra, "inter": inter, "enqueue": z_t, "images": batch.index}

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, normalize
+from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
@@ -31,6 +31,7 @@ from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.precision import in_full_precision
+from seed_hub.training.queue_loss import attend, attend_each, log_partition
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"2q": {"queues": 2}}
@@ -51,12 +52,24 @@ def compress_loss(
 
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
+
+    Raises:
+        SeedHubError: the temperature is not above 0.
     """
-    z_s = normalize(z_s, dim=1)
-    z_t, a, b = (normalize(x.detach(), dim=1) for x in (z_t, teacher_anchors, student_anchors))
-    log_s = (z_s @ b.T / temperature).log_softmax(dim=1)  # [B, K]
-    log_t = (z_t @ a.T / temperature).log_softmax(dim=1)  # [B, K]
-    return kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    if not len(teacher_anchors):
+        return (0 * z_s).sum()
+    z_s, z_t = normalize(z_s, dim=1), normalize(z_t.detach(), dim=1)
+    if student_anchors is teacher_anchors:
+        student, teacher = attend_each((z_s, z_t), teacher_anchors, (temperature, temperature))
+        mean_a = mean_b = teacher.expectation  # under p_T
+    else:
+        student = attend(z_s, student_anchors, temperature)
+        teacher = attend(z_t, teacher_anchors, temperature, values=student_anchors)
+        mean_a, mean_b = teacher.expectation.split([z_t.shape[1], z_s.shape[1]], dim=1)
+    # sum_j p log p = (the mean logit under p_T) - log of p's partition.
+    about_t = (z_t * mean_a).sum(dim=1) / temperature - teacher.log_partition  # [B]
+    about_s = (z_s * mean_b).sum(dim=1) / temperature - log_partition(z_s, student, temperature)  # [B]
+    return (about_t - about_s).mean()
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,14 @@ class Disco(Method):
         q = [self.project(self.student(view).pooled) for view in batch.views]  # [B, D], [B, D]
         with torch.no_grad():
             key = self.key_head(self.key_student(batch.views[1]).pooled)  # [B, D]
-        negatives = self.queue.get()
-        if self.settings.batch_negatives:
-            negatives = torch.cat([gather_others(key), negatives])  # the whole batch's, whoever holds them
         contrast = info_nce(
             q[0],
             key,
-            negatives,
+            self.queue.get(),
             temperature=self.settings.temperature,
             batch_negatives=self.settings.batch_negatives,
+            # The whole batch's, whoever holds them.
+            others=gather_others(key) if self.settings.batch_negatives else None,
         )
         consistency = consistency_loss(q, [said.embedding for said in batch.teacher])
         loss = contrast + self.settings.consistency_weight * consistency

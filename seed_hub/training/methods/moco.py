@@ -34,6 +34,7 @@ from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
 from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_others
+from seed_hub.training.queue_loss import attend, log_partition
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {"released-code": {"batch_negatives": False}}
@@ -41,25 +42,38 @@ PRESETS = {"released-code": {"batch_negatives": False}}
 
 @in_full_precision
 def info_nce(
-    query: Tensor, key: Tensor, queue: Tensor, *, temperature: float = 0.2, batch_negatives: bool = False
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float = 0.2,
+    batch_negatives: bool = False,
+    others: Tensor | None = None,
 ) -> Tensor:
-    """- log softmax of the positive among 1 + K candidates, mean over the batch; the positive is candidate 0.
+    """- log softmax of the positive among 1 + K candidates, mean over the batch.
 
     Args:
         query, key: ``[B, D]``, row i of ``key`` is the positive of row i of ``query``; normalised here. The gradient
             reaches both, and a caller that wants momentum contrast passes ``key.detach()``.
-        queue: negatives ``[K, D]``, normalised here; may be empty.
+        queue: negatives ``[K, D]``, normalised here; may be empty. No gradient reaches them.
         temperature: tau > 0.
         batch_negatives: the other rows of ``key`` are negatives as well: B + K candidates.
+        others: ``[M, D]``, negatives of every query besides, normalised here; the gradient reaches them.
 
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
+
+    Raises:
+        SeedHubError: the temperature is not above 0.
     """
-    query, key, queue = (normalize(x, dim=1) for x in (query, key, queue))
+    query, key = normalize(query, dim=1), normalize(key, dim=1)
     positive = (query * key).sum(1, keepdim=True)  # [B, 1]
     fresh = query @ key.T if batch_negatives else positive  # [B, B], its diagonal the positives; or [B, 1]
-    logits = torch.cat([fresh, query @ queue.T], dim=1) / temperature  # [B, (1 or B) + K]
-    return (logits.logsumexp(dim=1) - positive[:, 0] / temperature).mean()
+    if others is not None:
+        fresh = torch.cat([fresh, query @ normalize(others, dim=1).T], dim=1)  # [B, (1 or B) + M]
+    earlier = log_partition(query, attend(query, queue, temperature), temperature)  # [B]
+    partition = torch.logaddexp((fresh / temperature).logsumexp(dim=1), earlier)
+    return (partition - positive[:, 0] / temperature).mean()
 
 
 @dataclass(frozen=True)
@@ -102,15 +116,14 @@ class Moco(Method):
         query = self.project(self.student(batch.views[0]).pooled)  # [B, D]
         with torch.no_grad():
             key = self.key_head(self.key_student(batch.views[1]).pooled)  # [B, D]
-        negatives = self.queue.get()
-        if self.settings.batch_negatives:
-            negatives = torch.cat([gather_others(key), negatives])  # the fresh keys of all processes
         loss = info_nce(
             query,
             key,
-            negatives,
+            self.queue.get(),
             temperature=self.settings.temperature,
             batch_negatives=self.settings.batch_negatives,
+            # The fresh keys of all processes.
+            others=gather_others(key) if self.settings.batch_negatives else None,
         )
         return {"loss": loss, "enqueue": key}
 

@@ -31,10 +31,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from seed_hub.encoder import Encoder
+from seed_hub.errors import SeedHubError
 from seed_hub.projection import projection_head
 from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task
 from seed_hub.training.precision import in_full_precision
+from seed_hub.training.queue_loss import PRECISIONS, attend_each, log_partition
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {
@@ -53,6 +55,7 @@ def seed_loss(
     *,
     student_temperature: float = 0.2,
     teacher_temperature: float = 0.01,
+    queue_precision: str = "fp32",
 ) -> Tensor:
     """- sum_j p_T(j) log p_S(j), mean over the batch; candidate 0 is the image's own teacher embedding.
 
@@ -60,20 +63,26 @@ def seed_loss(
         z_s, z_t: student and teacher embeddings ``[B, D]``, normalised here; the gradient reaches ``z_s`` only.
         queue: earlier teacher embeddings ``[K, D]``, normalised here; may be empty.
         student_temperature, teacher_temperature: tau_s, tau_t > 0.
+        queue_precision: of the products with the queue, see :func:`~seed_hub.training.queue_loss.attend_each`.
 
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
+
+    Raises:
+        SeedHubError: a temperature is not above 0, or there is no such precision.
     """
     z_s = normalize(z_s, dim=1)
     z_t = normalize(z_t.detach(), dim=1)
-    queue = normalize(queue.detach(), dim=1)
-    own = (z_s * z_t).sum(1, keepdim=True)  # [B, 1]
-    s = torch.cat([own, z_s @ queue.T], dim=1) / student_temperature  # [B, 1 + K]
-    # z_t . z_t = 1 exactly: the teacher's own logit needs no product.
-    t = torch.cat([torch.ones_like(own), z_t @ queue.T], dim=1) / teacher_temperature  # [B, 1 + K]
-    p_t = t.softmax(dim=1)
-    # sum_j p_T = 1, hence - sum_j p_T log p_S = logsumexp(s) - sum_j p_T s.
-    return (s.logsumexp(dim=1) - (p_t * s).sum(dim=1)).mean()
+    student, teacher = attend_each(
+        (z_s, z_t), queue, (student_temperature, teacher_temperature), precision=queue_precision
+    )
+    # p_T's mass on the queue beside the image's own, whose logit is 1 / tau_t exactly: z_t . z_t needs no product.
+    earlier = (teacher.log_partition - 1 / teacher_temperature).sigmoid()[:, None]  # [B, 1]
+    mean_d = z_t.lerp(teacher.expectation, earlier)  # sum_j p_T(j) d_j, [B, D]
+    own = (z_s * z_t).sum(dim=1) / student_temperature  # [B]
+    partition = torch.logaddexp(own, log_partition(z_s, student, student_temperature))  # [B]
+    # sum_j p_T = 1, hence - sum_j p_T log p_S = log of the partition - z_s . (sum_j p_T d_j) / tau_s.
+    return (partition - (z_s * mean_d).sum(dim=1) / student_temperature).mean()
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Settings:
     """side of the small crops in pixels; 0: 96 for 224, in proportion for another --size"""
     small_scale: tuple[float, ...] = (0.05, 0.14)
     """share of the image's area that a small crop shows, least and most; the whole view then shows more than that"""
+    queue_precision: str = "fp32"
+    """fp32 or bf16: products with the queue; bf16 is for batches of hundreds on CPUs with AMX, elsewhere it is fp32"""
 
 
 class Seed(Method):
@@ -114,6 +125,10 @@ class Seed(Method):
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
+        if settings.queue_precision not in PRECISIONS:
+            raise SeedHubError(
+                f'Unknown --queue-precision "{settings.queue_precision}": choose {" or ".join(PRECISIONS)}.'
+            )
         hidden = settings.hidden_width or student.width
         heads = [
             projection_head(student.width, hidden, teacher.embedding, settings.head_layers)
@@ -160,6 +175,7 @@ class Seed(Method):
                     queue.get(),
                     student_temperature=self.settings.student_temperature,
                     teacher_temperature=self.settings.teacher_temperature,
+                    queue_precision=self.settings.queue_precision,
                 )
             )
             outputs[f"{name}_{t}"] = said[which][0].embedding

@@ -38,6 +38,7 @@ from seed_hub.training.feature_queue import FeatureQueue
 from seed_hub.training.method import Batch, Method, Task, move_average
 from seed_hub.training.precision import in_full_precision
 from seed_hub.training.processes import gather_others
+from seed_hub.training.queue_loss import attend, log_partition
 from seed_hub.training.views import ViewSettings
 
 PRESETS = {
@@ -48,13 +49,21 @@ PRESETS = {
 
 
 @in_full_precision
-def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, negatives: Tensor | None = None) -> Tensor:
-    """- log softmax of the positive among the 2B - 1 + M others, mean over the 2B anchors.
+def nt_xent(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: float = 0.1,
+    negatives: Tensor | None = None,
+    memory: Tensor | None = None,
+) -> Tensor:
+    """- log softmax of the positive among the 2B - 1 + M + K others, mean over the 2B anchors.
 
     Args:
         z1, z2: ``[B, D]``, row i of each is a view of image i; normalised here. The gradient reaches both.
         temperature: tau > 0.
         negatives: ``[M, D]``, further negatives of every anchor, normalised here; the gradient reaches them too.
+        memory: ``[K, D]``, as ``negatives``, but without gradient; may be long, and empty.
 
     Returns:
         A scalar in float32 (float64 for float64 input), also under autocast.
@@ -66,8 +75,12 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.1, negatives: Tens
     if negatives is not None:
         further = normalize(negatives, dim=1)
         logits = torch.cat([logits, z @ further.T / temperature], dim=1)  # [2B, 2B + M]
+    partition = logits.logsumexp(dim=1)  # [2B]
+    if memory is not None:
+        earlier = log_partition(z, attend(z, memory, temperature), temperature)
+        partition = torch.logaddexp(partition, earlier)
     positive = (z1 * z2).sum(1).repeat(2) / temperature  # [2B]
-    return (logits.logsumexp(dim=1) - positive).mean()
+    return (partition - positive).mean()
 
 
 def contrast(z1: Tensor, z2: Tensor, *, temperature: float, memory: Tensor | None = None) -> Tensor:
@@ -77,8 +90,8 @@ def contrast(z1: Tensor, z2: Tensor, *, temperature: float, memory: Tensor | Non
         memory: ``[K, D]``, negatives besides the batch.
     """
     others = gather_others(torch.cat([z1, z2], dim=1))  # [(W - 1) B, 2D]: one exchange for both views
-    negatives = [*others.chunk(2, dim=1), *([] if memory is None else [memory])]
-    return nt_xent(z1, z2, temperature=temperature, negatives=torch.cat(negatives))
+    negatives = torch.cat(others.chunk(2, dim=1))
+    return nt_xent(z1, z2, temperature=temperature, negatives=negatives, memory=memory)
 
 
 def embed_both(encoder: Encoder, head: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
