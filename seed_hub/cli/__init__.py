@@ -45,6 +45,7 @@ COMMANDS = {
         "measure a model by a protocol, or by several beside other models (all)",
     ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
+    "pack": ("pack", "pack", "images decoded and shrunk once, into a store that is read fast"),
     "convert": ("convert", "convert", "a published checkpoint as a model folder, without running its code"),
     "card": ("publish", "card", "write the Hugging Face page of a run, without network"),
     "push": ("publish", "push", "publish a run on the Hugging Face Hub"),

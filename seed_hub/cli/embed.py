@@ -33,7 +33,7 @@ class EmbedSettings(FeatureSettings):
     model: str = ""
     """run folder, name of the zoo, untrained:NAME, or a teacher such as timm:NAME"""
     data: str = ""
-    """images: a folder, parquet file or folder, or a Hub data set id"""
+    """images: a folder, parquet file or folder, webdataset shards ("train-{000..099}.tar"), either by URL too, or a Hub data set id"""
     split: str = ""
     """split of the data; empty: the data set's train split, or all of it"""
     out: str = ""

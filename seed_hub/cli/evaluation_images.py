@@ -26,7 +26,7 @@ def add_data_flags(parser: Parser) -> Any:
     what.add_argument(
         "--data",
         metavar="D",
-        help="labelled images: a folder, parquet file or folder, or a Hub data set id (required)",
+        help="labelled images: a folder, parquet file or folder, webdataset shards ('train-{000..099}.tar'), either by URL too, or a Hub data set id (required)",
     )
     what.add_argument(
         "--split-train",

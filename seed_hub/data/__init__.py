@@ -1,4 +1,5 @@
-"""Where images come from: a folder, parquet files, or a Hub data set, all seen as one ``Images``.
+"""Where images come from: a folder, parquet files, webdataset shards, here or behind a URL, a packed
+store, or a Hub data set, all seen as one ``Images``.
 
 torch is only imported by ``seed_hub.data.center``, which makes tensors.
 """

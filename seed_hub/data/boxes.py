@@ -171,6 +171,8 @@ def _boxes(
 def size_of(images: Images, i: int) -> tuple[int, int]:
     """(width, height) as loaded: from the file's head, without decoding, where that is the same."""
     encoded = images.store.read(int(images.original_index[i]))
+    if isinstance(encoded, np.ndarray):
+        return encoded.shape[1], encoded.shape[0]
     file = encoded if isinstance(encoded, str) else BytesIO(encoded or b"")
     with suppress(Exception), Image.open(file) as image:  # whatever it is, `load` names it
         if image.getexif().get(274, 1) == 1:  # EXIF orientation: upright as it is stored

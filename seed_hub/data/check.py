@@ -12,6 +12,7 @@ from pathlib import Path
 
 import PIL
 
+from seed_hub.data.cache_folder import cache_folder
 from seed_hub.data.decode import MIN_SIDE, BadImage, decode
 from seed_hub.data.images import Store
 from seed_hub.errors import SeedHubError
@@ -28,7 +29,7 @@ def find_bad(store: Store, *, progress: Progress | None = None, threads: int | N
 
     The cache is ``$XDG_CACHE_HOME/seed_hub/checked/<fingerprint>.json``; another Pillow checks again.
     """
-    file = _cache_folder() / f"{store.fingerprint}.json"
+    file = cache_folder("checked") / f"{store.fingerprint}.json"
     known = {"pillow": PIL.__version__, "min_side": MIN_SIDE, "stamp": store.stamp, "count": len(store)}
     remembered = _remembered(file, known)
     if remembered is not None:
@@ -83,11 +84,6 @@ def _check_block(store: Store, block: range) -> list[tuple[int, BadImage]]:
         except BadImage as reason:
             bad.append((position, reason))
     return bad
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "seed_hub" / "checked"
 
 
 def _remembered(file: Path, known: dict) -> Bad | None:

@@ -43,7 +43,7 @@ class MaskSource:
         """uint8 ``[H, W]``: the mask of image ``i`` as ids."""
         position = int(self.positions[i])
         encoded = self.store.read(position)
-        if encoded is None or len(encoded) == 0:
+        if encoded is None or isinstance(encoded, np.ndarray) or len(encoded) == 0:
             raise SeedHubError(
                 f"{self.images.name(i)} of {self.images.source} has no mask: give each image one, or leave it out."
             )

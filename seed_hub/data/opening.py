@@ -11,6 +11,9 @@ import numpy as np
 from seed_hub.data.check import Progress, find_bad, refuse_too_many
 from seed_hub.data.folder import folder_splits, open_folder
 from seed_hub.data.images import Images, Store
+from seed_hub.data.packed import PackedStore, is_packed, open_packed, packed_splits
+from seed_hub.data.patterns import expand_braces
+from seed_hub.data.remote import is_remote, list_remote
 from seed_hub.errors import SeedHubError
 
 Source = str | os.PathLike | Sequence[str]
@@ -27,14 +30,16 @@ def open_images(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Images:
-    """The images of ``source``: an image folder, a parquet file, a folder, glob or list of parquet files, a
-    folder written by ``Dataset.save_to_disk``, or a Hub data set ``org/name`` or ``org/name:config``.
+    """The images of ``source``: an image folder, a parquet file, a folder, glob or list of parquet files, the same of
+    webdataset shards (.tar), either by a URL or a pattern with ``{000..099}`` too, a folder written by
+    ``Dataset.save_to_disk`` or by ``seed-hub pack``, or a Hub data set ``org/name`` or ``org/name:config``.
 
     - ``split``: exact name, or another spelling of "validation" (val, valid). None: "train" where there
       are splits, else everything. A file, list or glob is taken whole unless a split is asked for.
     - ``check``: decode every image once (remembered, so paid once) and leave the bad ones out; more than
-      the fraction ``allow_bad`` of them is an error.
-    - ``image_column``, ``label_column``: for tables whose columns are not found by themselves.
+      the fraction ``allow_bad`` of them is an error. A packed store was checked when it was packed.
+    - ``image_column``, ``label_column``: for tables whose columns are not found by themselves; of a webdataset,
+      extensions, or a key of the samples' .json.
     - ``progress(done, total)``: called during the check; ``threads`` for it (default: the CPUs, at most 8).
 
     Raises ``SeedHubError`` with one sentence for anything that is not there or not as it should be.
@@ -43,7 +48,7 @@ def open_images(
         raise SeedHubError(f"--allow-bad is a fraction between 0 and 1, not {allow_bad}.")
     where = _where(source)
     store, found = _open(source, where, split, image_column, label_column)
-    if not check:
+    if not check or isinstance(store, PackedStore):
         return Images(store, where, found)
     bad = find_bad(store, progress=progress, threads=threads)
     refuse_too_many(store, bad, allow_bad, where)
@@ -53,13 +58,17 @@ def open_images(
 
 def list_splits(source: Source) -> list[str]:
     """Names of the splits of ``source``, sorted; empty where it has none."""
-    from seed_hub.data import hub, parquet
+    from seed_hub.data import hub, parquet, webdataset
 
     kind, places = _kind(source, _where(source))
-    if kind == "parquet":
+    if kind in ("parquet", "remote parquet"):
         return sorted(parquet.parquet_splits(places))
+    if kind == "webdataset":
+        return sorted(webdataset.shard_splits(places))
     if kind == "folder":
         return folder_splits(places[0])
+    if kind == "packed":
+        return packed_splits(places[0])
     return hub.hub_splits(hub.load_saved(places[0]) if kind == "saved" else hub.load_hub(places[0]))
 
 
@@ -67,55 +76,96 @@ def _open(
     source: Source, where: str, split: str | None, image: str | None, label: str | None
 ) -> tuple[Store, str | None]:
     kind, places = _kind(source, where)
-    if kind == "folder":
+    if kind in ("folder", "packed"):
         if image or label:
             raise SeedHubError(f'"{where}" is a folder of images and has no columns; leave the column out.')
-        return open_folder(places[0], split)
+        return open_folder(places[0], split) if kind == "folder" else open_packed(places[0], split)
+    from seed_hub.data import hub, parquet, remote_parquet, webdataset
+
+    # Files that were named one by one, or by a pattern, were chosen already.
+    choose = isinstance(source, (str, os.PathLike)) and _is_folder(where)
     if kind == "parquet":
-        from seed_hub.data.parquet import open_parquet
-
-        # Files that were named one by one, or by a pattern, were chosen already.
-        choose = isinstance(source, (str, os.PathLike)) and os.path.isdir(os.path.expanduser(source))
-        return open_parquet(places, split, where, choose=choose, image=image, label=label)
-    from seed_hub.data import hub
-
+        return parquet.open_parquet(places, split, where, choose=choose, image=image, label=label)
+    if kind == "remote parquet":
+        return remote_parquet.open_remote_parquet(
+            places, split, where, choose=choose, image=image, label=label
+        )
+    if kind == "webdataset":
+        return webdataset.open_webdataset(places, split, where, choose=choose, image=image, label=label)
     loaded = hub.load_saved(places[0]) if kind == "saved" else hub.load_hub(places[0])
     return hub.open_hub(loaded, split, where, image, label)
 
 
 def _kind(source: Source, where: str) -> tuple[str, list[str]]:
-    """("parquet", files), or "folder", "saved" or "hub" with one place."""
-    from seed_hub.data import hub, parquet
+    """("parquet", files), or "folder", "packed", "saved" or "hub" with one place."""
+    from seed_hub.data import hub, parquet, webdataset
 
     if not isinstance(source, (str, os.PathLike)):
-        return "parquet", _existing([os.path.expanduser(os.fspath(file)) for file in source], where)
+        return _files([os.path.expanduser(os.fspath(file)) for file in source], where)
+    if where.startswith("pipe:"):
+        raise SeedHubError(
+            f'"{where}": a pipe can only be read once, from its start; give the URL that it reads ("s3://..."), or download it.'
+        )
+    if is_remote(where):
+        return _files([file for url in expand_braces(where) for file in list_remote(url, _is_table)], where)
     path = os.path.expanduser(where)
     if os.path.isdir(path):
+        if is_packed(path):
+            return "packed", [path]
         if hub.is_saved(path):
             return "saved", [path]
-        files = parquet.parquet_files(path)
-        return ("parquet", files) if files else ("folder", [path])
+        if files := parquet.parquet_files(path):
+            return "parquet", files
+        if shards := webdataset.shards_in(path):
+            return "webdataset", shards
+        return "folder", [path]
     if os.path.isfile(path):
-        return "parquet", _existing([path], where)
-    if glob.has_magic(path):
-        return "parquet", _existing(sorted(glob.glob(path, recursive=True)), where)
-    if hub.looks_like_hub_id(where) and not path.endswith(".parquet"):
+        return _files([path], where)
+    named = expand_braces(path)
+    if len(named) > 1 or glob.has_magic(path):
+        matching = [sorted(glob.glob(n, recursive=True)) if glob.has_magic(n) else [n] for n in named]
+        return _files([file for files in matching for file in files], where)
+    if hub.looks_like_hub_id(where) and not _is_table(path):
         return "hub", [where]
     raise SeedHubError(
         f'No file or folder "{where}": give an image folder, a parquet file or folder, '
-        'or a Hub data set as "org/name".'
+        'webdataset shards as "train-{000..099}.tar", or a Hub data set as "org/name".'
     )
 
 
-def _existing(files: list[str], where: str) -> list[str]:
+def _is_table(place: str) -> bool:
+    from seed_hub.data.webdataset import is_shard
+
+    return place.endswith(".parquet") or is_shard(place)
+
+
+def _is_folder(where: str) -> bool:
+    if is_remote(where):
+        return "*" not in where and expand_braces(where) == [where] and not _is_table(where)
+    return os.path.isdir(os.path.expanduser(where))
+
+
+def _files(files: list[str], where: str) -> tuple[str, list[str]]:
+    """("parquet", "remote parquet" or "webdataset", files): all there, and all of one kind."""
+    from seed_hub.data.webdataset import is_shard
+
     if not files:
         raise SeedHubError(f'No file matches "{where}".')
+    missing = [file for file in files if not is_remote(file) and not os.path.isfile(file)]
+    if missing:
+        more = f" ({len(missing):,} of {len(files):,} are missing)" if len(files) > 1 else ""
+        raise SeedHubError(f'No file "{missing[0]}"{more}.')
     for file in files:
-        if not os.path.isfile(file):
-            raise SeedHubError(f'No file "{file}".')
-        if not file.endswith(".parquet"):
-            raise SeedHubError(f'"{file}" is not a parquet file: give the folder that holds the images.')
-    return files
+        if not _is_table(file):
+            raise SeedHubError(
+                f'"{file}" is not a parquet file, and not a tar: give the folder that holds the images.'
+            )
+    shards = [file for file in files if is_shard(file)]
+    if shards and len(shards) < len(files):
+        raise SeedHubError(f'"{where}" has both parquet files and tars: open them apart.')
+    if shards:
+        return "webdataset", files
+    return "remote parquet" if is_remote(files[0]) else "parquet", files
 
 
 def _where(source: Source) -> str:
