@@ -22,6 +22,8 @@ EVERY = [
     *((path, "Settings") for path in [*METHODS, *PROTOCOLS]),
     (PACKAGE / "training" / "settings.py", "RunSettings"),
     (PACKAGE / "cli" / "embed.py", "EmbedSettings"),
+    (PACKAGE / "cli" / "pack.py", "PackSettings"),
+    (PACKAGE / "cli" / "cache.py", "CacheSettings"),
 ]
 
 SOURCE = '''"""A method: of the test.

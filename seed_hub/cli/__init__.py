@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": ("doctor", "doctor", "what this machine can do, what is missing"),
     "distill": ("train", "distill", "train a student, without labels, from a teacher"),
     "pretrain": ("train", "pretrain", "train a student, without labels, by itself"),
+    "cache": ("cache", "cache", "store what a teacher says of every view, once for many runs of distill"),
     "simclr2": ("simclr2", "simclr2", "train a classifier from few labels: pretrain, fine-tune, distill"),
     "eval": (
         "evaluate",

@@ -19,7 +19,7 @@ RECIPE = "recipe.json"
 # What the stages set themselves.
 STAGE_OWN = (
     *("method", "start", "share", "epochs"),
-    *("teacher", "more_teachers", "teacher_size", "allow_random_teacher"),
+    *("teacher", "more_teachers", "teacher_size", "allow_random_teacher", "cache"),
 )
 
 

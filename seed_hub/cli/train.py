@@ -203,7 +203,7 @@ def _required(teaching: bool) -> tuple[str, ...]:
 
 
 def _teacher_names(run: Declared) -> tuple[str, ...]:
-    return tuple(option.name for option in run.options if "teacher" in option.name)
+    return tuple(option.name for option in run.options if "teacher" in option.name or option.name == "cache")
 
 
 def _as_flags(values: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from seed_hub.errors import SeedHubError
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
-    """For each step from ``first`` to ``last``, this process's list of (image index, epoch).
+    """For each step from ``first`` to ``last``, this process's list of (image index, epoch of its views).
 
     Every epoch is a permutation drawn from (seed, epoch); what is left over of less than a batch is dropped.
 
@@ -19,10 +19,20 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         n: images.
         batch_size: of all processes together.
         rank, world: this process, and how many there are; ``batch_size`` is a multiple of ``world``.
+        view_epochs: the views repeat after so many epochs (the order does not); None: never.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int, first: int, last: int, rank: int, world: int
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first: int,
+        last: int,
+        rank: int,
+        world: int,
+        view_epochs: int | None = None,
     ) -> None:
         if n < batch_size:
             raise SeedHubError(
@@ -30,6 +40,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.first, self.last, self.rank, self.world = first, last, rank, world
+        self.view_epochs = view_epochs
         self.per_epoch = n // batch_size
 
     def __len__(self) -> int:
@@ -43,7 +54,31 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             if epoch != order_epoch:
                 order, order_epoch = epoch_order(self.n, self.seed, epoch), epoch
             start = place * self.batch_size + self.rank * own
-            yield [(int(i), epoch) for i in order[start : start + own]]
+            views = epoch % self.view_epochs if self.view_epochs else epoch
+            yield [(int(i), views) for i in order[start : start + own]]
+
+
+class EpochRows(Sampler[list[tuple[int, int]]]):
+    """Every image of some epochs, in the order and in the batches of :class:`StepBatches`, as lists of (image index,
+    epoch); the last list of an epoch holds what is left over, which training drops.
+
+    Args:
+        n: images.
+        size: of a list, as many as one process sees at once in training.
+        starts: (epoch, first place in its order) of each epoch.
+    """
+
+    def __init__(self, n: int, size: int, *, seed: int, starts: list[tuple[int, int]]) -> None:
+        self.n, self.size, self.seed, self.starts = n, size, seed, starts
+
+    def __len__(self) -> int:
+        return sum(len(range(first, self.n, self.size)) for _, first in self.starts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch, first in self.starts:
+            order = epoch_order(self.n, self.seed, epoch)
+            for start in range(first, self.n, self.size):
+                yield [(int(i), epoch) for i in order[start : start + self.size]]
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:

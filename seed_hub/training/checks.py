@@ -12,9 +12,11 @@ import torch
 from seed_hub.data import Images
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.training.compiling import compiles
 from seed_hub.training.method import Method, Shapes, shapes_of
 from seed_hub.training.optimization import peak_lr
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.view_loading import made_on_device
 from seed_hub.training.views import whole_view
 
 NEVER_NONE = ("head_layers", "embedding_width", "out_dim", "bottleneck_width", "predictor_width")
@@ -59,7 +61,28 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
             raise SeedHubError(f"--{name.replace('_', '-')} is {value}: it must be {least}at most 1.")
     if settings.batch_size < 2:
         raise SeedHubError("--batch-size 1 leaves batch norm nothing to average: use 2 or more.")
+    made_on_device(settings, torch.device("cpu"))
+    compiles(settings.compile, "")  # refuses what it does not know
     peak_lr(settings)  # refuses an unknown optimiser
+
+
+def check_cacheable(cls: type[Method], reads: frozenset[str], settings: RunSettings) -> None:
+    """A cache holds the embeddings of one teacher."""
+    if not cls.needs_teacher:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns without a teacher, and a cache holds what one says: leave out --cache.'
+        )
+    more = {"logits": "class scores", "stages": "feature maps"}
+    for name in sorted(reads & more.keys()):
+        raise SeedHubError(
+            f'The method "{settings.method}" reads its teacher\'s {more[name]}, and a cache holds embeddings only: ask the '
+            "teacher in the run (no --cache), or use a method on embeddings, such as --method seed."
+        )
+    if settings.more_teachers:
+        raise SeedHubError(
+            f"A cache holds what one teacher says, and {1 + len(settings.more_teachers)} are named: name one, or ask them in "
+            "the run (no --cache)."
+        )
 
 
 def check_batch(settings: RunSettings, processes: int) -> None:

@@ -20,6 +20,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 def build_accelerator(settings: RunSettings) -> Accelerator:
     """Device, precision and processes, from the settings and the launcher's environment."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise SeedHubError(
+            "Students are trained whole on every process, not by FSDP: launch without --use_fsdp."
+        )
     if settings.device not in DEVICES:
         raise SeedHubError(f'Unknown --device "{settings.device}": choose {", ".join(DEVICES)}.')
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -51,9 +55,17 @@ def resolve_precision(requested: str, device_kind: str) -> str:
     if device_kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if device_kind == "cpu":
-        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private: absent in some versions
-        return "bf16" if has_amx is not None and has_amx() else "fp32"
+        return "bf16" if has_amx() else "fp32"
     return "fp32"
+
+
+def has_amx() -> bool:
+    """The processor multiplies tiles of bf16, and oneDNN may use that."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
+    if allowed.upper() not in ("DEFAULT", "ALL") and "AMX" not in allowed.upper():
+        return False
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private: absent in some versions
+    return supported is not None and supported()
 
 
 class Float32DepthwiseConv2d(nn.Conv2d):
@@ -72,8 +84,13 @@ def prepare_for_cpu(module: nn.Module) -> None:
     # The tails of a cold teacher's softmax are denormal numbers, and those made the loss 25 times slower.
     torch.set_flush_denormal(True)
     for child in module.modules():
-        if type(child) is nn.Conv2d and child.groups == child.in_channels > 1:
+        if type(child) is nn.Conv2d and is_depthwise(child):
             child.__class__ = Float32DepthwiseConv2d
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution of each channel by itself."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,17 +13,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seed_hub.data import Images
-from seed_hub.encoder import Features, Frozen
+from seed_hub.encoder import Frozen
 from seed_hub.machine import loading_processes
 from seed_hub.training.batches import StepBatches
 from seed_hub.training.device import prepare_for_cpu, stop_requests
+from seed_hub.training.live_teacher import ask, ready
 from seed_hub.training.method import Batch
-from seed_hub.training.monitor import Look, enlarge
+from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import Schedule
 from seed_hub.training.progress import Progress
 from seed_hub.training.pupil import Pupil
 from seed_hub.training.settings import RunSettings
-from seed_hub.training.views import ViewsDataset, whole_view
+from seed_hub.training.teacher_cache.reading import TeacherCache
+from seed_hub.training.view_loading import in_parts, views_dataset
+from seed_hub.training.views import whole_view
 
 
 class Stopped(Exception):
@@ -39,6 +43,8 @@ class Job:
     teachers: list[Frozen]
     """fill ``batch.teachers``; none for methods that learn alone"""
     accelerator: Accelerator
+    cache: TeacherCache | None = None
+    """fills ``batch.teachers`` instead of the only teacher"""
 
     @property
     def settings(self) -> RunSettings:
@@ -96,24 +102,27 @@ def train(job: Job, *, stop_at: int | None = None) -> list[Look | None]:
 
 def prepare(job: Job) -> Schedule:
     """Everything to its device, and every pupil to where it was."""
-    for teacher in job.teachers:
-        teacher.to(job.accelerator.device).to(memory_format=torch.channels_last)
+    live = job.cache is None
+    job.teachers[:] = [ready(t, job.settings, job.accelerator, for_long=live) for t in job.teachers]
     for pupil in job.pupils:
         if job.accelerator.device.type == "cpu":
             prepare_for_cpu(pupil.method)
         pupil.prepare(job.accelerator, job.teachers, job.held_out, job.images.fingerprint)
+    if not live:
+        for teacher in job.teachers:
+            teacher.to("meta")  # the pupils have what it says of the held-out images: free its memory
     return Schedule.of(job.settings, len(job.images))
 
 
 def take_steps(job: Job, schedule: Schedule) -> Iterator[list[Pupil]]:
     """Take the steps that are left, one for each ``next``; yields the pupils that took it: all but those ahead."""
     step, settings = min(pupil.step for pupil in job.pupils), job.settings
-    for views, index, labels in _loader(job, step, schedule.steps):
+    for views, index, labels in load_views(job, step, schedule.steps):
         learning = [pupil for pupil in job.pupils if pupil.step == step]
         for pupil in learning:
             pupil.model.train()
             pupil.method.step, pupil.method.steps = step, schedule.steps
-        parts = _parts(job, views, index, labels)
+        parts = _parts(job, step // (len(job.images) // settings.batch_size), views, index, labels)
         for number, batch in enumerate(parts, 1):
             for pupil in learning:
                 pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)
@@ -134,17 +143,20 @@ def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> No
         pupil.log({"event": "step", **place, **mean, "lr": lr, **state})
 
 
-def _parts(job: Job, views: list[Tensor], index: Tensor, labels: Tensor) -> Iterator[Batch]:
-    """A batch on the device, part by part, with what the teachers say of it filled in."""
+def _parts(job: Job, epoch: int, views: Any, index: Tensor, labels: Tensor) -> Iterator[Batch]:
+    """A batch of ``epoch`` on the device, part by part, with what the teachers say of it filled in."""
     device, method = job.accelerator.device, job.pupils[0].method
     stages = "stages" in method.reads(method.settings)
-    for own in torch.arange(len(index)).chunk(job.settings.accumulate):
-        # uint8 travels, a quarter of float32; normalisation is the encoders' business.
-        pixels = [
-            v[own].to(device, non_blocking=True).to(memory_format=torch.channels_last).float().div_(255)
-            for v in views
-        ]
-        said = [[_ask(job, teacher, v, stages) for v in pixels] for teacher in job.teachers]
+    size = len(index) // job.settings.accumulate
+    parts = [slice(start, start + size) for start in range(0, len(index), size)]
+    for own, pixels in zip(parts, in_parts(views, parts, device), strict=True):
+        if job.cache is not None:
+            said = [job.cache.say(index[own], epoch, device)]
+        else:
+            said = [
+                [ask(teacher, v, job.settings, job.accelerator, stages=stages) for v in pixels]
+                for teacher in job.teachers
+            ]
         yield Batch(
             pixels,
             index[own].to(device, non_blocking=True),
@@ -153,15 +165,7 @@ def _parts(job: Job, views: list[Tensor], index: Tensor, labels: Tensor) -> Iter
         )
 
 
-def _ask(job: Job, teacher: Frozen, pixels: Tensor, stages: bool) -> Features:
-    """What the teacher says of one view, in float32."""
-    # Small crops keep their proportion to the whole view.
-    size = round(job.settings.teacher_size * pixels.shape[-1] / job.settings.size)
-    with job.accelerator.autocast():
-        return teacher(enlarge(pixels, size), stages=stages).float()
-
-
-def _loader(job: Job, first: int, last: int) -> DataLoader:
+def load_views(job: Job, first: int, last: int) -> DataLoader:
     """This process's share of every batch from step ``first`` to ``last``."""
     settings, accelerator = job.settings, job.accelerator
     batches = StepBatches(
@@ -172,10 +176,14 @@ def _loader(job: Job, first: int, last: int) -> DataLoader:
         last=last,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        view_epochs=job.cache.epochs if job.cache else None,
     )
     workers = loading_processes(settings.workers)
+    views = job.pupils[0].method.view_settings(whole_view(settings))
+    dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
     return DataLoader(
-        ViewsDataset(job.images, job.pupils[0].method.view_settings(whole_view(settings)), settings.seed),
+        dataset,
+        collate_fn=collate,
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -101,11 +101,13 @@ class Monitor:
         training = method.training
         method.eval()
         try:
-            both = self._run(lambda x: _pooled_and_embedding(method, x), self.pixels)
+            # A look is seconds; compiling the student once more, for evaluation, would be minutes.
+            with torch.compiler.set_stance("force_eager"):
+                both = self._run(lambda x: _pooled_and_embedding(method, x), self.pixels)
+                other = self._run(lambda x: method.student(x).pooled, self.views)
             pooled, embedding = both.split(
                 [method.student.width, both.shape[1] - method.student.width], dim=1
             )
-            other = self._run(lambda x: method.student(x).pooled, self.views)
         finally:
             method.train(training)
         if not (both.isfinite().all() and other.isfinite().all()):

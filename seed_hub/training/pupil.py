@@ -16,6 +16,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.training.checkpoint import random_state, restore, set_random_state, ship, state_of
+from seed_hub.training.compiling import compile_trained, compiles
 from seed_hub.training.method import Batch, Method
 from seed_hub.training.monitor import Look, Monitor, verdict
 from seed_hub.training.optimization import Schedule, build_optimizer
@@ -52,6 +53,8 @@ class Pupil:
         self.accelerator, self.teachers, self.fingerprint = accelerator, teachers, fingerprint
         self.writes = accelerator.is_main_process
         self.method.to(accelerator.device).to(memory_format=torch.channels_last)
+        if compiles(self.settings.compile, "student"):
+            self._compile(accelerator)
         optimizer = build_optimizer(self.method, self.settings)
         self.model, self.optimizer = accelerator.prepare(self.method, optimizer)
         if self.writes:
@@ -67,6 +70,14 @@ class Pupil:
                 state, self.method, self.optimizer, self.settings, self.fingerprint
             )
         self.log({"event": "resume", "step": self.step})
+
+    def _compile(self, accelerator: Accelerator) -> None:
+        settings = self.settings
+        batch = settings.batch_size // accelerator.num_processes // settings.accumulate
+        pixels = torch.zeros(batch, 3, settings.size, settings.size, device=accelerator.device)
+        compile_trained(
+            self.method.student, pixels.to(memory_format=torch.channels_last), accelerator.autocast
+        )
 
     def learn(self, batch: Batch, share: float, *, last: bool) -> None:
         """Add the gradients of a part of a batch.

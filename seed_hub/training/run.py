@@ -18,6 +18,7 @@ from seed_hub.teachers import load_teacher
 from seed_hub.training.checkpoint import random_state, set_random_state
 from seed_hub.training.checks import (
     check_batch,
+    check_cacheable,
     check_settings,
     check_together,
     check_views,
@@ -29,12 +30,14 @@ from seed_hub.training.checks import (
 )
 from seed_hub.training.device import build_accelerator
 from seed_hub.training.engine import Job, train
+from seed_hub.training.live_teacher import precision_of
 from seed_hub.training.method import Shapes, Task, shapes_of
 from seed_hub.training.methods import method_class
 from seed_hub.training.monitor import Look
 from seed_hub.training.pupil import Pupil
 from seed_hub.training.run_folder import RunFolder
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.teacher_cache.reading import TeacherCache, open_cache
 
 
 def run(settings: RunSettings, method_settings: dict[str, Any] | None = None, **options: Any) -> Look | None:
@@ -97,6 +100,8 @@ def assemble(
     own = resolve_method_settings(cls, settings.method, method_settings or {})
     check_settings(cls, settings)
     reads = cls.reads(own)
+    if settings.cache:
+        check_cacheable(cls, reads, settings)
     accelerator = build_accelerator(settings)
     check_batch(settings, accelerator.num_processes)
     # Everything that can be refused is refused before a folder is claimed: a failed start leaves nothing behind.
@@ -107,8 +112,14 @@ def assemble(
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = images_of(settings, progress, only_labelled=cls.needs_labels)
-    teachers = _teachers(settings, reads) if cls.needs_teacher else []
+    teachers = load_teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
+    cache = None
+    if settings.cache:
+        before = folders[0].read_json("config.json").get("cache_manifest") if resume else None
+        cache = open_cache(
+            settings, cls, own, teacher=teachers[0], images=images, accelerator=accelerator, before=before
+        )
     labels = known_labels(reads, images, settings)
     classes = class_count(images, labels)
     pupils = []
@@ -123,11 +134,14 @@ def assemble(
             if not resume:
                 folder.claim(overwrite)
                 folder.save_settings(each, own)
+                if cache is not None:
+                    config = folder.read_json("config.json")
+                    folder.write_json("config.json", config | {"cache_manifest": cache.facts()})
                 images.save_bad(folder.path / "bad_images.txt")
             if say is not None:
-                say(_summary(each, images, held_out, accelerator))
+                say(_summary(each, images, held_out, accelerator, cache))
     accelerator.wait_for_everyone()
-    return Job(pupils, images, held_out, teachers, accelerator)
+    return Job(pupils, images, held_out, teachers, accelerator, cache)
 
 
 def _student(
@@ -146,7 +160,13 @@ def _student(
     return student, head, shapes, random
 
 
-def _summary(settings: RunSettings, images: Images, held_out: Images, accelerator: Accelerator) -> str:
+def _summary(
+    settings: RunSettings,
+    images: Images,
+    held_out: Images,
+    accelerator: Accelerator,
+    cache: TeacherCache | None,
+) -> str:
     """What the run works with, in one line."""
     bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
     source = (
@@ -155,10 +175,10 @@ def _summary(settings: RunSettings, images: Images, held_out: Images, accelerato
         else "without a teacher"
     )
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    answers = f"; {cache.summary(settings)}" if cache is not None else ""
     return (
         f"{settings.student} by {settings.method}, {source}: {len(images):,} images{bad}, {len(held_out):,} held out, "
-        f"{settings.size} px, {settings.epochs:g} epochs, {where} in {precision}, into {settings.out}"
+        f"{settings.size} px, {settings.epochs:g} epochs, {where} in {precision_of(accelerator)}, into {settings.out}{answers}"
     )
 
 
@@ -196,7 +216,8 @@ def images_of(
     return training, held_out
 
 
-def _teachers(settings: RunSettings, reads: frozenset[str]) -> list[Frozen]:
+def load_teachers(settings: RunSettings, reads: frozenset[str]) -> list[Frozen]:
+    """The networks that ``settings`` name, with classifiers where the method reads class scores."""
     return [
         load_teacher(
             spec,

@@ -10,7 +10,7 @@ class RunSettings:
     """A run, resolved: written to its folder as config.json."""
 
     data: str = ""
-    """unlabelled images: a folder, parquet file or folder, or a Hub data set id"""
+    """unlabelled images: a folder, parquet file or folder, webdataset shards ("train-{000..099}.tar"), either by URL too, or a Hub data set id"""
     split: str = ""
     """split of the data to train on; empty: the data set's train split, or all of it"""
     student: str = "seed_mobilenetv3_large"
@@ -37,6 +37,8 @@ class RunSettings:
     """probability that a view is mirrored; 0 where left and right matter (digits, text, some medical images)"""
     teacher_size: int = 0
     """side the views are enlarged to for the teacher, in pixels; 0: as the student sees them"""
+    cache: str = ""
+    """folder of `seed-hub cache` that holds what the teacher says of the views; empty: it is asked in every step"""
     batch_size: int = 256
     """images per step, over all processes together"""
     accumulate: int = 1
@@ -57,6 +59,10 @@ class RunSettings:
     """largest norm of the gradient; 0: no clipping"""
     precision: str = "auto"
     """auto, fp32 or bf16 (auto: bf16 on GPUs that have it and on CPUs with AMX)"""
+    compile: str = "none"
+    """what torch.compile is tried on: none, teacher, student or both; minutes at the start, less time in every step after"""
+    views_on: str = "auto"
+    """where views are made: cpu (by the processes that load images), device, or auto (device on a GPU)"""
     workers: int = -1
     """processes that load images; -1: one less than the cores, at most 8"""
     seed: int = 0

@@ -113,9 +113,9 @@ def test_an_image_that_goes_bad_during_the_run(hub: Any, pretrain: Any, photos: 
             path.write_bytes(b"")
         return loader(*args, **kwargs)
 
-    loader = engine._loader
+    loader = engine.load_views
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_loader", empty_all)
+        patch.setattr(engine, "load_views", empty_all)
         answer = hub(*pretrain(folder, "--workers", "1"))
     assert answer.status == 2
     assert answer.sentence.startswith('Image "')
