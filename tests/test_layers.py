@@ -21,7 +21,8 @@ ALLOWED = {
     "report": {"zoo", "eval", "training", "report"},
     "demo": {"zoo", "eval", "training", "demo"},
     "publishing": {"zoo", "publishing"},
-    "cli": {"zoo", "eval", "training", "report", "demo", "publishing", "cli"},
+    "bench": {"zoo", "training", "bench"},
+    "cli": {"zoo", "eval", "training", "report", "demo", "publishing", "bench", "cli"},
 }
 # Read without torch: the command line's start, the table of students, the settings.
 TORCH_FREE = (

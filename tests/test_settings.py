@@ -24,6 +24,7 @@ EVERY = [
     (PACKAGE / "cli" / "embed.py", "EmbedSettings"),
     (PACKAGE / "cli" / "pack.py", "PackSettings"),
     (PACKAGE / "cli" / "cache.py", "CacheSettings"),
+    (PACKAGE / "bench" / "settings.py", "BenchSettings"),
 ]
 
 SOURCE = '''"""A method: of the test.

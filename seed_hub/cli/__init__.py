@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
     "pack": ("pack", "pack", "images decoded and shrunk once, into a store that is read fast"),
+    "bench": ("bench", "bench", "how long a step takes, stage by stage, and how far it is from the limit"),
     "convert": ("convert", "convert", "a published checkpoint as a model folder, without running its code"),
     "card": ("publish", "card", "write the Hugging Face page of a run, without network"),
     "push": ("publish", "push", "publish a run on the Hugging Face Hub"),

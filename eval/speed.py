@@ -1,0 +1,97 @@
+"""The tables of docs/performance.md: what `seed-hub bench` measured, beside what was aimed at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An aim: a ratio of the measurement called ``label``."""
+
+    what: str
+    label: str
+    ratio: str
+    aim: float
+    at_most: bool = False
+
+
+BARS = (
+    Bar("ResNet-50, 224 px, JPEG files: reference / live", "r50_224", "reference/live", 3.8),
+    Bar("the same, cached", "r50_224", "reference/cached", 5.5),
+    Bar("ResNet-152, 224 px, JPEG files: reference / live", "r152_224", "reference/live", 4.5),
+    Bar("the same, cached", "r152_224", "reference/cached", 8.5),
+    Bar("ResNet-50, 64 px, packed store: reference / live", "r50_64", "reference/raw", 2.8),
+    Bar("the same, cached", "r50_64", "reference/raw_cached", 4.0),
+    Bar(
+        "ResNet-50, 224 px, JPEG files, no AMX: reference / live",
+        "r50_224_without_amx",
+        "reference/live",
+        1.6,
+    ),
+    Bar("the same, cached", "r50_224_without_amx", "reference/cached", 3.8),
+    Bar("cached / student alone, 224 px, packed store", "r50_224", "raw_cached/floor", 1.2, at_most=True),
+    Bar("cached / student alone, 64 px, packed store", "r50_64", "raw_cached/floor", 1.2, at_most=True),
+    Bar("three students together / three runs, 224 px", "together", "together/alone", 0.62, at_most=True),
+)
+
+
+def bars_table(lines: list[Line]) -> str:
+    """A row for each of :data:`BARS`; the last measurement of a label counts."""
+    last = _by_label(lines)
+    body = []
+    for bar in BARS:
+        found = last.get(bar.label, {}).get("ratios", {}).get(bar.ratio)
+        met = (
+            ""
+            if found is None
+            else "yes"
+            if (found <= bar.aim if bar.at_most else found >= bar.aim)
+            else "no"
+        )
+        aim = f"{'at most' if bar.at_most else 'at least'} {bar.aim:g}"
+        body.append([bar.what, aim, "" if found is None else f"{found:.2f}", met])
+    return _table(["step", "aim", "measured", "met"], body)
+
+
+def stages_table(lines: list[Line], labels: list[str]) -> str:
+    """Milliseconds, their spread and the peak memory of all that the measurements ``labels`` took the time of."""
+    last = _by_label(lines)
+    cases = [last[label] for label in labels if label in last]
+    names = list(dict.fromkeys(name for case in cases for name in case["seconds"]))
+    body = [[name, *(_cell(case, name) for case in cases)] for name in names]
+    heads = ["ms (spread), peak MB", *(label for label in labels if label in last)]
+    return f"{_table(heads, body)}\n\n{_caption(cases)}"
+
+
+def _cell(case: Line, name: str) -> str:
+    if name not in case["seconds"]:
+        return ""
+    peak = case["peak_mb"].get(name)
+    memory = "" if peak is None else f", {peak:.0f} MB"
+    return f"{1000 * case['seconds'][name]:.0f} ({case['spread'][name]:.0%}){memory}"
+
+
+def _caption(cases: list[Line]) -> str:
+    turns = sorted({len(taken) for case in cases for taken in case["turns"].values()})
+    machines = sorted({f"{case['machine']['cpu']}, {case['settings']['threads']} thread" for case in cases})
+    commits = sorted({(case["commit"] or "")[:10] for case in cases})
+    versions = sorted(
+        {f"torch {case['versions']['torch']}, timm {case['versions']['timm']}" for case in cases}
+    )
+    return (
+        f"Medians of {', '.join(map(str, turns))} turns; spread: (slowest - fastest) / median. "
+        f"{'; '.join(machines)}; {'; '.join(versions)}; commit {', '.join(commits)}."
+    )
+
+
+def _by_label(lines: list[Line]) -> dict[str, Line]:
+    return {line["settings"]["label"]: line for line in lines}
+
+
+def _table(heads: list[str], body: list[list[str]]) -> str:
+    rule = ["---", *("---:" for _ in heads[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *body))

@@ -1,0 +1,115 @@
+"""What the bench compares does the same work, and what it prints follows from what it measured."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from seed_hub.bench.measure import ratios
+from seed_hub.bench.photos import SIDES, write_photos
+from seed_hub.bench.reference import ReferenceSeed, reference_loss, reference_views
+from seed_hub.bench.settings import BenchSettings
+from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
+from seed_hub.cli import main
+from seed_hub.data import open_images
+from seed_hub.training.methods.seed import seed_loss
+
+CPU = torch.device("cpu")
+SMALL = (
+    "--teacher untrained:test_resnet --student test_resnet --size 32 --batch-size 4 --queue-size 64 --turns 1"
+)
+
+
+def test_the_reference_loss_is_ours():
+    z_s, z_t, queue = (normalize(torch.randn(n, 16, dtype=torch.float64), dim=1) for n in (5, 5, 50))
+    torch.testing.assert_close(reference_loss(z_s, z_t, queue), seed_loss(z_s, z_t, queue))
+
+
+def test_the_reference_step_trains_the_student_and_fills_the_queue():
+    torch.manual_seed(0)
+    networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8)) for _ in range(2)]
+    model = ReferenceSeed(*networks, 8, 8, queue_size=6)
+    before, view = model.queue.clone(), torch.randn(4, 3, 2, 2)
+    model(view).backward()
+    assert networks[1][1].weight.grad.abs().sum() > 0 and networks[0][1].weight.grad is None
+    torch.testing.assert_close(model.queue[:4], normalize(networks[0](view), dim=1))
+    torch.testing.assert_close(model.queue[4:], before[4:])
+    model(view)
+    assert not torch.equal(model.queue[4:], before[4:])  # it goes on at its beginning
+
+
+def test_photos_are_distinct_files_of_one_size(tmp_path):
+    images = open_images(write_photos(tmp_path / "photos", 4), check=False)
+    assert [images.load(i).size for i in range(4)] == [SIDES] * 4
+    assert len({images.load(i).tobytes() for i in range(4)}) == 4
+    assert reference_views(48)(images.load(0)).shape == (3, 48, 48)
+
+
+def test_turns_alternate_and_the_first_does_not_count():
+    order = []
+    ways = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    found = take_turns(ways, CPU, turns=2, warm_up=1)
+    assert order == ["a", "b"] * 3
+    assert all(len(timing.seconds) == 2 for timing in found.values())
+
+
+def test_processor_time_is_counted_and_waiting_is_not():
+    def busy() -> None:
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    found = take_turns({"busy": busy, "idle": lambda: time.sleep(0.05)}, CPU, turns=1, warm_up=0)
+    assert found["busy"].median >= 0.05 > 0.02 > found["idle"].median
+
+
+def test_peak_memory_is_what_was_held_at_once():
+    peak = peak_megabytes(lambda: torch.ones(25_000_000).sum(), CPU)
+    if peak is None:
+        pytest.skip("this system does not tell")
+    assert 80 < peak < 160
+
+
+def test_ratios_are_of_medians():
+    taken = {"reference": 8.0, "live": 2.0, "cached": 1.5, "floor": 1.0, "alone b": 3.0, "together": 4.0}
+    timings = {name: Timing((seconds, seconds, 100.0)) for name, seconds in taken.items()}
+    assert ratios(timings, BenchSettings(together=("b",))) == {
+        "reference/live": 4.0,
+        "live/floor": 2.0,
+        "reference/cached": 8 / 1.5,
+        "cached/floor": 1.5,
+        "together/alone": 4 / (2 + 3),
+    }
+
+
+def test_the_command_measures_and_records(tmp_path, capsys):
+    out = tmp_path / "bench.jsonl"
+    words = f"{SMALL} --only reference raw_cached floor loss --label small --out {out}"
+    assert main(["bench", *words.split()]) == 0
+    shown = capsys.readouterr().out
+    assert "reference/raw_cached" in shown
+    line = json.loads(out.read_text())
+    assert set(line["seconds"]) == {"reference", "raw_cached", "floor", "loss"}
+    assert all(seconds > 0 for seconds in line["seconds"].values())
+    assert line["ratios"]["raw_cached/floor"] == pytest.approx(
+        line["seconds"]["raw_cached"] / line["seconds"]["floor"]
+    )
+    assert line["settings"]["label"] == "small" and line["settings"]["queue_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--only liv", 'There is no "liv" to measure'),
+        ("--turns 0", "--turns is 0"),
+        ("--teacher untrained:nothing", 'There is no student "nothing"'),
+        ("--compile all", 'Unknown --compile "all"'),
+    ],
+)
+def test_bad_input_is_one_sentence(words, sentence, capsys):
+    assert main(["bench", *SMALL.split(), *words.split()]) == 2
+    assert sentence in capsys.readouterr().err
