@@ -88,6 +88,68 @@ def _caption(cases: list[Line]) -> str:
     )
 
 
+INPUT_AIMS = {(224, "files"): 3, (224, "jpeg"): 8, (224, "raw"): 15, (64, "jpeg"): 18, (64, "raw"): 35}
+
+
+def input_table(lines: list[Line]) -> str:
+    """Times faster than the reference, for each size of view and store."""
+    last = {line["settings"]["size"]: line for line in lines}
+    body = []
+    for size, line in sorted(last.items(), reverse=True):
+        images = line["settings"]["images"]
+        for name, ratio in line["ratios"].items():
+            aim = INPUT_AIMS.get((size, name))
+            per_second = f"{images / line['seconds'][name]:,.0f}"
+            stored = f" (short side {line['settings']['store_side']} px)" if name in ("jpeg", "raw") else ""
+            what = "Pillow, torchvision" if name == "reference" else f"{name}{stored}"
+            body.append([f"{size} px", what, per_second, f"{ratio:.1f}", f"{aim}" if aim else ""])
+    return _table(["view", "read from", "images/s and core", "times the reference", "aim"], body)
+
+
+QUEUE_AIMS = {
+    ("reference_time_over_ours", 256, "fp32"): "at least 5",
+    ("reference_time_over_ours", 1024, "bf16"): "at least 15",
+    ("our_extra_memory_over_reference", 256, "fp32"): "at most 0.05",
+    ("extra_memory_long_queue_over_short", 256, "fp32"): "at most 1.1",
+}
+_QUEUE_WORDS = {
+    "reference_time_over_ours": "reference time / ours",
+    "our_extra_memory_over_reference": "our extra memory / reference's",
+    "extra_memory_long_queue_over_short": "extra memory, K 1,048,576 / 65,536",
+}
+
+
+def queue_table(lines: list[Line]) -> str:
+    """A row per case of the queue loss."""
+    last = {_queue_case(line): line for line in lines}
+    body = []
+    for (metric, batch, precision, flush), line in last.items():
+        what = _QUEUE_WORDS[metric] + (", denormals flushed in both" if flush else "")
+        aim = "" if flush else QUEUE_AIMS.get((metric, batch, precision), "")
+        body.append([what, f"{batch:,}", precision, f"{line['value']:.3g}", aim])
+    return _table(["", "batch", "precision", "measured", "aim"], body)
+
+
+def _queue_case(line: Line) -> tuple[str, int, str, bool]:
+    settings = line["settings"]
+    return line["metric"], settings["batch"], settings["precision"], settings.get("flush_denormal", False)
+
+
+def peers_table(lines: list[Line]) -> str:
+    """Each peer's time for an image beside ours, as last measured."""
+    line = lines[-1]
+    own = line["seconds_per_image"]["ours"]
+    body = [
+        [line["peers"][name], f"{1000 * taken:.0f}", f"{taken / own:.1f}"]
+        for name, taken in line["seconds_per_image"].items()
+    ]
+    settings = line["settings"]
+    about = (
+        f"{settings['teacher']} -> {settings['student']}, {settings['size']} px, batch {settings['batch']}"
+    )
+    return _table([about, "ms an image", "times ours"], body)
+
+
 def _by_label(lines: list[Line]) -> dict[str, Line]:
     return {line["settings"]["label"]: line for line in lines}
 

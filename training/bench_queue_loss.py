@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seed_hub.bench.reference import STUDENT_TEMPERATURE, TEACHER_TEMPERATURE
+from seed_hub.bench.reference import reference_loss as paper_loss
+from seed_hub.bench.timing import peak_megabytes
 from seed_hub.eval.provenance import commit, machine, versions
 from seed_hub.eval.results_file import append_result
 from seed_hub.training.methods.seed import seed_loss
 
 WIDTH = 128  # of SEED's embedding
-TAU_S, TAU_T = 0.2, 0.01
 QUEUE = 65536
 # (batch, precision) of the bars, and a small batch
 TIMED = ((64, "fp32"), (256, "fp32"), (1024, "fp32"), (1024, "bf16"))
@@ -40,19 +42,18 @@ LONG_QUEUE = 2**20
 
 def reference_loss(z_s: Tensor, z_t: Tensor, queue: Tensor) -> Tensor:
     """The equation as the paper puts it: similarities, softmax and log-softmax over ``[B, 1 + K]``, of a cloned queue."""
-    z_s, z_t, queue = normalize(z_s, dim=1), normalize(z_t, dim=1), queue.clone()
-    s, t = (
-        torch.cat([torch.einsum("bd,bd->b", z, z_t)[:, None], torch.einsum("bd,kd->bk", z, queue)], dim=1)
-        for z in (z_s, z_t)
-    )
-    p_t = (t / TAU_T).softmax(dim=1)
-    return -(p_t * (s / TAU_S).log_softmax(dim=1)).sum(dim=1).mean()
+    return paper_loss(normalize(z_s, dim=1), normalize(z_t, dim=1), queue)
 
 
 def our_loss(precision: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def loss(z_s: Tensor, z_t: Tensor, queue: Tensor) -> Tensor:
         return seed_loss(
-            z_s, z_t, queue, student_temperature=TAU_S, teacher_temperature=TAU_T, queue_precision=precision
+            z_s,
+            z_t,
+            queue,
+            student_temperature=STUDENT_TEMPERATURE,
+            teacher_temperature=TEACHER_TEMPERATURE,
+            queue_precision=precision,
         )
 
     return loss
@@ -114,15 +115,10 @@ def growth_mb(side: str, batch: int, rows: int) -> float:
     loss = reference_loss if side == "reference" else our_loss(side)
     graded(loss, *inputs(8, 256))  # what is loaded and compiled once is no part of it
     given = inputs(batch, rows)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest becomes the present one
-    before = _status("VmRSS")
-    graded(loss, *given)
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    grown = peak_megabytes(lambda: graded(loss, *given), torch.device("cpu"))
+    if grown is None:
+        raise SystemExit("This system does not tell a process's peak memory: use --only time.")
+    return grown
 
 
 def alone(side: str, batch: int, rows: int) -> float:

@@ -22,7 +22,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.machine import cores
 from seed_hub.model_folder import save_model
 from seed_hub.projection import projection_head
-from seed_hub.training.engine import Job
+from seed_hub.training.job import Job
 from seed_hub.training.run import assemble
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.teacher_cache.building import build_cache

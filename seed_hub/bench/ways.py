@@ -17,7 +17,8 @@ from seed_hub.bench.reference import ReferenceSeed, ReferenceViews
 from seed_hub.data import open_images
 from seed_hub.encoder import build_student
 from seed_hub.teachers import load_teacher
-from seed_hub.training.engine import Job, load_views, prepare, take_steps
+from seed_hub.training.engine import prepare, take_steps
+from seed_hub.training.job import Job, load_views
 from seed_hub.training.live_teacher import ask
 from seed_hub.training.methods.seed import seed_loss
 

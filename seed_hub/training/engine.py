@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seed_hub.data import Images
-from seed_hub.encoder import Frozen
-from seed_hub.machine import loading_processes
-from seed_hub.training.batches import StepBatches
 from seed_hub.training.device import prepare_for_cpu, stop_requests
-from seed_hub.training.live_teacher import ask, ready
-from seed_hub.training.method import Batch
+from seed_hub.training.job import Job, load_views, parts_of
+from seed_hub.training.live_teacher import ready
+from seed_hub.training.memory import memory_told
 from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import Schedule
 from seed_hub.training.progress import Progress
 from seed_hub.training.pupil import Pupil
-from seed_hub.training.settings import RunSettings
-from seed_hub.training.teacher_cache.reading import TeacherCache
-from seed_hub.training.view_loading import in_parts, views_dataset
-from seed_hub.training.views import whole_view
 
 
 class Stopped(Exception):
     """The run was interrupted; everything is saved."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a loop works with."""
-
-    pupils: list[Pupil]
-    images: Images
-    held_out: Images
-    teachers: list[Frozen]
-    """fill ``batch.teachers``; none for methods that learn alone"""
-    accelerator: Accelerator
-    cache: TeacherCache | None = None
-    """fills ``batch.teachers`` instead of the only teacher"""
-
-    @property
-    def settings(self) -> RunSettings:
-        """The pupils' own differ in ``student`` and ``out`` only."""
-        return self.pupils[0].settings
 
 
 def train(job: Job, *, stop_at: int | None = None) -> list[Look | None]:
@@ -75,8 +45,8 @@ def train(job: Job, *, stop_at: int | None = None) -> list[Look | None]:
     show = job.accelerator.is_main_process
     progress = Progress(schedule.steps, settings.batch_size, first=step, show=show)
     saved = time.monotonic()
-    with progress, stop_requests() as stop_requested:
-        for learning in take_steps(job, schedule):
+    with progress, memory_told(job), stop_requests() as stop_requested:
+        for learning in take_steps(job, schedule, progress.awaiting):
             step += 1
             last, stop = step == schedule.steps, stop_requested() or step == stop_at
             if progress.due() or last:
@@ -114,15 +84,21 @@ def prepare(job: Job) -> Schedule:
     return Schedule.of(job.settings, len(job.images))
 
 
-def take_steps(job: Job, schedule: Schedule) -> Iterator[list[Pupil]]:
-    """Take the steps that are left, one for each ``next``; yields the pupils that took it: all but those ahead."""
+def take_steps(
+    job: Job, schedule: Schedule, awaiting: Callable[[DataLoader], Iterable[Any]] = iter
+) -> Iterator[list[Pupil]]:
+    """Take the steps that are left, one for each ``next``; yields the pupils that took it: all but those ahead.
+
+    Args:
+        awaiting: goes between the loader and the steps, as :meth:`Progress.awaiting`.
+    """
     step, settings = min(pupil.step for pupil in job.pupils), job.settings
-    for views, index, labels in load_views(job, step, schedule.steps):
+    for views, index, labels in awaiting(load_views(job, step, schedule.steps)):
         learning = [pupil for pupil in job.pupils if pupil.step == step]
         for pupil in learning:
             pupil.model.train()
             pupil.method.step, pupil.method.steps = step, schedule.steps
-        parts = _parts(job, step // (len(job.images) // settings.batch_size), views, index, labels)
+        parts = parts_of(job, step // (len(job.images) // settings.batch_size), views, index, labels)
         for number, batch in enumerate(parts, 1):
             for pupil in learning:
                 pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)
@@ -141,54 +117,3 @@ def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> No
     for pupil, mean in zip(pupils, means, strict=True):
         place = {"step": step, "images": step * pupil.settings.batch_size}
         pupil.log({"event": "step", **place, **mean, "lr": lr, **state})
-
-
-def _parts(job: Job, epoch: int, views: Any, index: Tensor, labels: Tensor) -> Iterator[Batch]:
-    """A batch of ``epoch`` on the device, part by part, with what the teachers say of it filled in."""
-    device, method = job.accelerator.device, job.pupils[0].method
-    stages = "stages" in method.reads(method.settings)
-    size = len(index) // job.settings.accumulate
-    parts = [slice(start, start + size) for start in range(0, len(index), size)]
-    for own, pixels in zip(parts, in_parts(views, parts, device), strict=True):
-        if job.cache is not None:
-            said = [job.cache.say(index[own], epoch, device)]
-        else:
-            said = [
-                [ask(teacher, v, job.settings, job.accelerator, stages=stages) for v in pixels]
-                for teacher in job.teachers
-            ]
-        yield Batch(
-            pixels,
-            index[own].to(device, non_blocking=True),
-            said,
-            labels[own].to(device, non_blocking=True),
-        )
-
-
-def load_views(job: Job, first: int, last: int) -> DataLoader:
-    """This process's share of every batch from step ``first`` to ``last``."""
-    settings, accelerator = job.settings, job.accelerator
-    batches = StepBatches(
-        len(job.images),
-        settings.batch_size,
-        seed=settings.seed,
-        first=first,
-        last=last,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        view_epochs=job.cache.epochs if job.cache else None,
-    )
-    workers = loading_processes(settings.workers)
-    views = job.pupils[0].method.view_settings(whole_view(settings))
-    dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        batch_sampler=batches,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=accelerator.device.type == "cuda",
-        # Views have generators of their own. Without this the loader would draw from torch's global state at every
-        # start, and a resumed run would differ from an uninterrupted one.
-        generator=torch.Generator().manual_seed(settings.seed),
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -16,6 +17,8 @@ from torch import Tensor
 from seed_hub.training.monitor import Look
 
 REPORT_SECONDS = 20.0
+SLOW = 0.25  # share of the time spent waiting for images from which it is said
+T = TypeVar("T")
 
 
 class Averages:
@@ -55,7 +58,8 @@ class Progress:
         self.steps, self.batch_size, self.show = steps, batch_size, show
         self._step, self._reported = first, False
         self._since = self._start = time.monotonic()
-        self._speed = 0.0
+        self._speed = self._waited = 0.0
+        self._said_slow = False
         self._console = Console(stderr=True, highlight=False)
         self._bar: Bar | None = None
         if show and self._console.is_terminal:
@@ -68,20 +72,39 @@ class Progress:
         wait = 1.0 if self._bar is not None else REPORT_SECONDS
         return not self._reported or time.monotonic() - self._since > wait
 
+    def awaiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """``batches``; the time that each lets wait is counted."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
     def report(self, step: int, losses: list[float]) -> dict[str, Any]:
         """Where the run stands, shown with each student's mean loss and returned for the log."""
         now = time.monotonic()
         rate = (step - self._step) * self.batch_size / max(1e-9, now - self._since)
         # The first interval holds the workers' start; later ones are smoothed.
         self._speed = rate if self._speed == 0 or not self._reported else 0.8 * self._speed + 0.2 * rate
+        waiting = self._waited / max(1e-9, now - self._since)
         left = (self.steps - step) * self.batch_size / max(self._speed, 1e-9)
         line = {
             "images_per_second": round(rate, 1),
+            "waiting": round(waiting, 3),
             "seconds_left": round(left),
             "memory_gb": round(_memory(), 2),
             "seconds": round(now - self._start, 1),
         }
-        self._step, self._since, self._reported = step, now, True
+        if self._reported and waiting > SLOW and not self._said_slow:
+            self._said_slow = True
+            self.say(
+                f"The images come slower than they are learnt from: {waiting:.0%} of the time is spent waiting for them. Raise "
+                "--workers, or decode them once with `seed-hub pack`."
+            )
+        self._step, self._since, self._reported, self._waited = step, now, True, 0.0
         shown = " ".join(f"{loss:.4f}" for loss in losses)
         text = (
             f"step {step}/{self.steps}  loss {shown}  {rate:,.0f} images/s  "

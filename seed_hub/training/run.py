@@ -29,7 +29,8 @@ from seed_hub.training.checks import (
     teacher_shapes,
 )
 from seed_hub.training.device import build_accelerator
-from seed_hub.training.engine import Job, train
+from seed_hub.training.engine import train
+from seed_hub.training.job import Job
 from seed_hub.training.live_teacher import precision_of
 from seed_hub.training.method import Shapes, Task, shapes_of
 from seed_hub.training.methods import method_class

@@ -1,0 +1,95 @@
+"""A run, assembled: what its loop works with, and the batches it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from seed_hub.data import Images
+from seed_hub.encoder import Frozen
+from seed_hub.machine import loading_processes
+from seed_hub.training.batches import StepBatches
+from seed_hub.training.live_teacher import ask
+from seed_hub.training.method import Batch
+from seed_hub.training.pupil import Pupil
+from seed_hub.training.settings import RunSettings
+from seed_hub.training.teacher_cache.reading import TeacherCache
+from seed_hub.training.view_loading import in_parts, views_dataset
+from seed_hub.training.views import whole_view
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a loop works with."""
+
+    pupils: list[Pupil]
+    images: Images
+    held_out: Images
+    teachers: list[Frozen]
+    """fill ``batch.teachers``; none for methods that learn alone"""
+    accelerator: Accelerator
+    cache: TeacherCache | None = None
+    """fills ``batch.teachers`` instead of the only teacher"""
+
+    @property
+    def settings(self) -> RunSettings:
+        """The pupils' own differ in ``student`` and ``out`` only."""
+        return self.pupils[0].settings
+
+
+def load_views(job: Job, first: int, last: int) -> DataLoader:
+    """This process's share of every batch from step ``first`` to ``last``."""
+    settings, accelerator = job.settings, job.accelerator
+    batches = StepBatches(
+        len(job.images),
+        settings.batch_size,
+        seed=settings.seed,
+        first=first,
+        last=last,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        view_epochs=job.cache.epochs if job.cache else None,
+    )
+    workers = loading_processes(settings.workers)
+    views = job.pupils[0].method.view_settings(whole_view(settings))
+    dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
+    return DataLoader(
+        dataset,
+        collate_fn=collate,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=accelerator.device.type == "cuda",
+        # Views have generators of their own. Without this the loader would draw from torch's global state at every
+        # start, and a resumed run would differ from an uninterrupted one.
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+
+
+def parts_of(job: Job, epoch: int, views: Any, index: Tensor, labels: Tensor) -> Iterator[Batch]:
+    """A batch of ``epoch`` on the device, part by part, with what the teachers say of it filled in."""
+    device = job.accelerator.device
+    size = len(index) // job.settings.accumulate
+    parts = [slice(start, start + size) for start in range(0, len(index), size)]
+    for own, pixels in zip(parts, in_parts(views, parts, device), strict=True):
+        yield batch_of(job, epoch, pixels, index[own], labels[own])
+
+
+def batch_of(job: Job, epoch: int, pixels: list[Tensor], index: Tensor, labels: Tensor) -> Batch:
+    """Views on the device, and what the teachers say of them."""
+    device, method = job.accelerator.device, job.pupils[0].method
+    stages = "stages" in method.reads(method.settings)
+    if job.cache is not None:
+        said = [job.cache.say(index, epoch, device)]
+    else:
+        said = [
+            [ask(teacher, v, job.settings, job.accelerator, stages=stages) for v in pixels]
+            for teacher in job.teachers
+        ]
+    return Batch(pixels, index.to(device, non_blocking=True), said, labels.to(device, non_blocking=True))
