@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eval.markdown import table
+
 Line = dict[str, Any]
 
 
@@ -54,7 +56,7 @@ def bars_table(lines: list[Line]) -> str:
         )
         aim = f"{'at most' if bar.at_most else 'at least'} {bar.aim:g}"
         body.append([bar.what, aim, "" if found is None else f"{found:.2f}", met])
-    return _table(["step", "aim", "measured", "met"], body)
+    return table(["step", "aim", "measured", "met"], body)
 
 
 def stages_table(lines: list[Line], labels: list[str]) -> str:
@@ -63,8 +65,10 @@ def stages_table(lines: list[Line], labels: list[str]) -> str:
     cases = [last[label] for label in labels if label in last]
     names = list(dict.fromkeys(name for case in cases for name in case["seconds"]))
     body = [[name, *(_cell(case, name) for case in cases)] for name in names]
+    reached = [f"{case['gflops']['fp32']:.0f}, {case['gflops']['bf16']:.0f}" for case in cases]
+    body.append(["GFLOP/s of products in float32, bf16", *reached])
     heads = ["ms (spread), peak MB", *(label for label in labels if label in last)]
-    return f"{_table(heads, body)}\n\n{_caption(cases)}"
+    return f"{table(heads, body)}\n\n{_caption(cases)}"
 
 
 def _cell(case: Line, name: str) -> str:
@@ -103,7 +107,7 @@ def input_table(lines: list[Line]) -> str:
             stored = f" (short side {line['settings']['store_side']} px)" if name in ("jpeg", "raw") else ""
             what = "Pillow, torchvision" if name == "reference" else f"{name}{stored}"
             body.append([f"{size} px", what, per_second, f"{ratio:.1f}", f"{aim}" if aim else ""])
-    return _table(["view", "read from", "images/s and core", "times the reference", "aim"], body)
+    return table(["view", "read from", "images/s and core", "times the reference", "aim"], body, words=2)
 
 
 QUEUE_AIMS = {
@@ -127,7 +131,7 @@ def queue_table(lines: list[Line]) -> str:
         what = _QUEUE_WORDS[metric] + (", denormals flushed in both" if flush else "")
         aim = "" if flush else QUEUE_AIMS.get((metric, batch, precision), "")
         body.append([what, f"{batch:,}", precision, f"{line['value']:.3g}", aim])
-    return _table(["", "batch", "precision", "measured", "aim"], body)
+    return table(["", "batch", "precision", "measured", "aim"], body)
 
 
 def _queue_case(line: Line) -> tuple[str, int, str, bool]:
@@ -147,13 +151,8 @@ def peers_table(lines: list[Line]) -> str:
     about = (
         f"{settings['teacher']} -> {settings['student']}, {settings['size']} px, batch {settings['batch']}"
     )
-    return _table([about, "ms an image", "times ours"], body)
+    return table([about, "ms an image", "times ours"], body)
 
 
 def _by_label(lines: list[Line]) -> dict[str, Line]:
     return {line["settings"]["label"]: line for line in lines}
-
-
-def _table(heads: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *("---:" for _ in heads[1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *body))

@@ -14,6 +14,7 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
   STUDENT closes.
 - ``bars:NAME``: what `seed-hub bench` measured, beside what is aimed at.
 - ``speed:NAME LABEL ...``: the times of those measurements.
+- ``scaling:NAME LABEL ...``, ``traffic:NAME LABEL``: what many devices would cost, by those measurements.
 - ``input:NAME``, ``queue:NAME``, ``peers:NAME``: what the scripts ``training/bench_*.py`` measured.
 - ``methods:NAME``: the methods, the best first, with what each costs by ``cost/methods.jsonl``.
 """
@@ -33,6 +34,7 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 from eval.by_protocol import caption, commands, results_table  # noqa: E402
 from eval.columns import by_column, latest, title  # noqa: E402
 from eval.compared import methods_table  # noqa: E402
+from eval.scaling import scaling_table, traffic_table  # noqa: E402
 from eval.speed import bars_table, input_table, peers_table, queue_table, stages_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.results_file import results  # noqa: E402
@@ -41,7 +43,7 @@ RESULTS = ROOT / "eval" / "results"
 COSTS = "cost/methods.jsonl"
 # <!-- KIND:FILE words -->, rewritten, <!-- /KIND -->
 _BLOCK = re.compile(
-    r"^(<!-- (results|commands|gaps|methods|bars|speed|input|queue|peers):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$",
+    r"^(<!-- (results|commands|gaps|methods|bars|speed|input|queue|peers|scaling|traffic):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -87,7 +89,9 @@ def _update(file: Path, folder: Path, *, check: bool) -> bool:
 def regenerate(text: str, folder: Path, where: str = "the text") -> str:
     """``text`` with each marked block rewritten from the results in ``folder``."""
     marks = re.findall(
-        r"^<!-- /?(?:results|commands|gaps|methods|bars|speed|input|queue|peers)\b", text, re.MULTILINE
+        r"^<!-- /?(?:results|commands|gaps|methods|bars|speed|input|queue|peers|scaling|traffic)\b",
+        text,
+        re.MULTILINE,
     )
     if len(marks) != 2 * len(_BLOCK.findall(text)):
         raise SeedHubError(
@@ -124,6 +128,8 @@ _WRITERS: dict[str, Callable[[list[Line], list[str], Path], str]] = {
     "methods": _methods,
     "bars": lambda lines, words, folder: bars_table(lines),
     "speed": lambda lines, words, folder: stages_table(lines, words),
+    "scaling": lambda lines, words, folder: scaling_table(lines, words),
+    "traffic": lambda lines, words, folder: traffic_table(lines, words),
     "input": lambda lines, words, folder: input_table(lines),
     "queue": lambda lines, words, folder: queue_table(lines),
     "peers": lambda lines, words, folder: peers_table(lines),

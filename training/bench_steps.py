@@ -20,7 +20,7 @@ CASES = {
     "r152_224": f"--teacher untrained:resnet152 {LARGE} --only reference live cached floor teacher",
     "r50_64": f"--teacher untrained:resnet50 {SMALL} --turns 7",
     "r50_224_without_amx": f"--teacher untrained:resnet50 {LARGE} --precision auto --only reference live cached floor teacher",
-    "r50_64_compiled": f"--teacher untrained:resnet50 {SMALL} --turns 7 --compile teacher --only reference live raw raw_cached teacher floor",
+    "r50_64_compiled": f"--teacher untrained:resnet50 {SMALL} --turns 7 --compile both --only reference raw raw_cached floor",
     "together": f"--teacher untrained:resnet50 {LARGE} --only live --together seed_efficientnet_b0 seed_resnet18",
 }
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from seed_hub.bench.ceiling import gflops, products
 from seed_hub.bench.ground import Ground, lay_ground
 from seed_hub.bench.settings import BenchSettings
 from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
@@ -37,7 +38,8 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         ways = _ways(ground, device, say)
         say(f"measuring {', '.join(ways)}")
         with _engine_state():
-            timings = take_turns(ways, device, turns=asked.turns, say=say)
+            timings = take_turns(ways | products(device), device, turns=asked.turns, say=say)
+            reached = gflops(timings, device)
             peaks = {
                 name: peak_megabytes(way, device) for name, way in ways.items() if name in (*STEPS, TOGETHER)
             }
@@ -50,6 +52,7 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         "ratios": ratios(timings, asked),
         "device": str(device),
         "amx": has_amx(),
+        "gflops": reached,
     }
 
 

@@ -47,6 +47,8 @@ def _print(asked: Any, found: dict[str, Any]) -> None:
     show(
         f"{asked.teacher} -> {asked.student}, {asked.size} px, {asked.batch_size} images a step, {found['device']}"
     )
+    reached = ", ".join(f"{value:,.0f} in {name}" for name, value in found["gflops"].items())
+    show(f"meanwhile products of matrices reached {reached} GFLOP/s")
     show(table(body, ["", "ms", "spread", "images/s", "of live", "peak MB"]))
     show(table([[name, f"{value:.2f}"] for name, value in found["ratios"].items()], ["ratio", ""]))
 
