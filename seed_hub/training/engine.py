@@ -14,8 +14,11 @@ from seed_hub.training.live_teacher import ready
 from seed_hub.training.memory import memory_told
 from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import Schedule
+from seed_hub.training.processes import asked_of_any
 from seed_hub.training.progress import Progress
 from seed_hub.training.pupil import Pupil
+
+AGREE_EVERY = 10  # steps
 
 
 class Stopped(Exception):
@@ -48,7 +51,11 @@ def train(job: Job, *, stop_at: int | None = None) -> list[Look | None]:
     with progress, memory_told(job), stop_requests() as stop_requested:
         for learning in take_steps(job, schedule, progress.awaiting):
             step += 1
-            last, stop = step == schedule.steps, stop_requested() or step == stop_at
+            last, stop = step == schedule.steps, step == stop_at
+            # One process that stops would leave the others waiting for its gradients for ever, so they agree on it; not in
+            # every step, which would have to wait for the accelerator.
+            if job.accelerator.num_processes == 1 or step % AGREE_EVERY == 0:
+                stop |= asked_of_any(stop_requested(), job.accelerator.device)
             if progress.due() or last:
                 _report(learning, progress, step, schedule.lr(step - 1))  # CPU-GPU sync
             if step % schedule.watch_every == 0 or last:

@@ -21,6 +21,15 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def asked_of_any(asked: bool, device: torch.device) -> bool:
+    """``asked`` of at least one process; each has to ask. Waits for the accelerator if there are several."""
+    if _alone():
+        return asked
+    anyone = torch.tensor(float(asked), device=device)
+    dist.all_reduce(anyone, dist.ReduceOp.MAX)
+    return bool(anyone)
+
+
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """As :func:`gather`, in float32 or wider; the gradient goes back to the process that the rows came from, summed over
     those that used them.
