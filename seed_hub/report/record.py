@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from seed_hub.training.settings import RunSettings
 
 # How verdicts begin, and how each is coloured; whatever else they say is bad news.
-TONES = {"It worked": "good", "Barely": "fair"}
+TONES = {"It worked": "good", "Barely": "fair", "Too few to tell": "open"}
 
 
 @dataclass(frozen=True)

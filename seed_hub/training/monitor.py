@@ -25,6 +25,7 @@ from seed_hub.training.views import make_view, view_rng, whole_view
 
 # View numbers no run of training reaches: the held-out views never coincide with a training view.
 _WATCH_VIEW = 2**48
+LEAST_HELD_OUT = 3 * NEIGHBOURS  # of fewer images, a third and more are neighbours of each other by chance
 
 
 def view_retrieval(a: Tensor, b: Tensor) -> float:
@@ -172,6 +173,8 @@ def verdict(first: Look, best: Look, n: int) -> str:
     numbers = f"{now:.1%} {what} (untrained {before:.1%}{known}), {rank}"
     if best.agreement is not None and best.accuracy is not None:
         numbers += f", {best.accuracy:.1%} of held-out images get their class"
+    if best.agreement is not None and n < LEAST_HELD_OUT:
+        return f"Too few to tell: {n} images are held out, and {numbers}. Give it more images, or a larger --held-out."
     if best.effective_rank < 0.3 * first.effective_rank and best.effective_rank < 8:
         return f"COLLAPSED: {numbers}. The embedding lost its dimensions: lower the learning rate or use more negatives."
     if enough:

@@ -24,3 +24,7 @@ def _look(agreement, rank=50.0):
 )
 def test_the_verdict_is_against_the_untrained_student(after, rank, word):
     assert verdict(_look(0.1), _look(after, rank), 2000).startswith(word)
+
+
+def test_of_a_handful_of_images_nothing_is_told():
+    assert verdict(_look(0.9), _look(1.0), 12).startswith("Too few to tell: 12 images are held out")
