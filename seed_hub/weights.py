@@ -8,7 +8,8 @@ hold ``model.safetensors``. Where it is looked for, first found first taken:
 3. the Hugging Face cache, without network,
 4. the Hub.
 
-Whatever is found must have the sha256 of the table: downloads over HTTP are checked for their size only.
+Whatever is found must have the sha256 of the table: the Hub client checks downloads over HTTP for their size only. Its
+environment variables count: ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ``HF_TOKEN``, and ``HTTP_PROXY`` and its like.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def locate(weight: Weight, *, cache_dir: str | Path | None = None) -> Path:
 
     Raises:
         WeightsError: it is nowhere, or a file has another sha256. A damaged file in a folder is an error, not a reason
-            to look elsewhere: whoever put it there believes that it is used. One in the cache is downloaded again.
+            to look elsewhere: whoever put it there believes that it is used. One in the cache, or just downloaded, is
+            removed and downloaded once more.
     """
     for folder in _folders():
         path = folder / weight.name / FILE_NAME
@@ -112,8 +114,7 @@ def locate(weight: Weight, *, cache_dir: str | Path | None = None) -> Path:
             return _verified(path, weight)
     if weight.revision is None:
         raise WeightsError(
-            f"{weight.name} is not on the Hugging Face Hub and in no folder here: put its {FILE_NAME} into "
-            f"{weight.name}/ of a folder, and name that folder in the environment variable {FOLDER_VARIABLE}."
+            f"{weight.name} is not on the Hugging Face Hub and in no folder here: {_by_hand(weight)}"
         )
     return _from_hub(weight, cache_dir)
 
@@ -153,45 +154,69 @@ def _verified(path: Path, weight: Weight) -> Path:
 
 
 def _from_hub(weight: Weight, cache_dir: str | Path | None) -> Path:
-    """Cache first: without network, an uncached request would take 20 s of retries to fail."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """From the cache, which asks nobody, else from the Hub. A damaged file is removed and fetched once more."""
+    from huggingface_hub import try_to_load_from_cache
 
+    cached = try_to_load_from_cache(weight.repository, FILE_NAME, cache_dir, weight.revision)
+    path = Path(cached) if isinstance(cached, str) else None  # it may also be a mark that there is none
+    found = ""
+    for _ in range(2):
+        try:
+            path = path or _download(weight, cache_dir)
+            found = sha256_of(path)
+            if found == weight.sha256:
+                return path
+            for file in (path.resolve(), path):  # the cache links a commit's file to its content
+                file.unlink(missing_ok=True)
+            path = None
+        except Exception as cause:  # of two HTTP libraries, the file system, and the Hub client
+            raise WeightsError(_explained(cause, weight)) from cause
+    raise WeightsError(
+        f"{FILE_NAME} of {weight.repository} came damaged twice (its sha256 begins {found[:12]}, the released file's "
+        f"{weight.sha256[:12]}) and was removed: try another network, or {_by_hand(weight)}"
+    )
+
+
+def _download(weight: Weight, cache_dir: str | Path | None) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The download alone would try a Hub that cannot be reached for 20 s and more; a question of its own is not repeated.
     try:
-        path = _download(weight, cache_dir, local_files_only=True)
-    except LocalEntryNotFoundError:
-        cached = False
-    else:
-        cached = True
-        if sha256_of(path) == weight.sha256:
-            return path
-    try:
-        # A cached file of the right size and the wrong content stays as it is unless the download is forced.
-        path = _download(weight, cache_dir, force_download=cached)
-    except (OSError, ValueError) as cause:  # every error of the Hub client and its connection is one of these
-        reason = " ".join(str(cause).split()).rstrip(".")
-        raise WeightsError(
-            f"{weight.repository} (revision {weight.revision}) could not be downloaded: {reason}. Without network, put "
-            f"{FILE_NAME} into {weight.name}/ of a folder, and name that folder in {FOLDER_VARIABLE}."
-        ) from cause
-    return _verified(path, weight)
+        get_hf_file_metadata(hf_hub_url(weight.repository, FILE_NAME, revision=weight.revision))
+    except HfHubHTTPError as answer:
+        status = answer.response.status_code
+        if status < 500 and status != 429:  # a Hub that is only busy is worth the client's patience
+            raise
+    return Path(hf_hub_download(weight.repository, FILE_NAME, revision=weight.revision, cache_dir=cache_dir))
 
 
-def _download(
-    weight: Weight,
-    cache_dir: str | Path | None,
-    *,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
-    from huggingface_hub import hf_hub_download
+def _explained(error: Exception, weight: Weight) -> str:
+    """What the Hub client says at length, as one sentence and what to do."""
+    from huggingface_hub import constants, errors
 
-    return Path(
-        hf_hub_download(
-            weight.repository,
-            FILE_NAME,
-            revision=weight.revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
+    page = f"{constants.ENDPOINT}/{weight.repository}"
+    log_in = "set HF_TOKEN to a token that may read it (or run `hf auth login`)"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"{weight.repository} is gated: accept its terms on {page}, then {log_in}."
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return f"{weight.repository} is private or does not exist: open {page}; if it is there, {log_in}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{page} has no revision {weight.revision}: upgrade seed-hub, whose table of weights names it."
+    if isinstance(error, errors.EntryNotFoundError) and status == 404:
+        return f"{page} holds no {FILE_NAME} at revision {weight.revision}: it is not, or no longer, an image model of ours."
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{weight.repository} is not in the cache, and HF_HUB_OFFLINE is set: unset it, or {_by_hand(weight)}"
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return (
+        f"{weight.repository} (revision {weight.revision}) could not be downloaded ({reason}): check the network, or "
+        f"{_by_hand(weight)}"
+    )
+
+
+def _by_hand(weight: Weight) -> str:
+    return (
+        f"put {FILE_NAME} into {weight.name}/ of a folder, and name that folder in the environment variable "
+        f"{FOLDER_VARIABLE}."
     )

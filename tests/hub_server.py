@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests: repositories in memory, with what the Hub client asks of the real one.
 
-It takes commits (small files inside them, large ones by LFS) and serves them; a repository can be made gated, and a file
-damaged on its way out. Requests are kept. Nothing of it leaves this machine.
+It takes commits (small files inside them, large ones by LFS) and serves them; a repository can be made gated, a file
+damaged on its way out, and the server busy. It is its own proxy, too: what is asked of another host is answered as if it
+were this one. Requests are kept. Nothing of it leaves this machine.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-TOKEN = "hf_made_up_for_tests"
-LARGE = (".safetensors", ".bin", ".onnx")  # kept as LFS objects, as the Hub's .gitattributes says
+from tests.hub_files import LARGE, Files, blob, entry, flipped, model_info, sha256
 
-Files = dict[str, bytes]
+TOKEN = "hf_made_up_for_tests"
 
 
 class HubServer:
@@ -32,13 +32,19 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         """uploaded by LFS, by sha256"""
         self.gated: set[str] = set()
+        self.admitted: set[str] = set()
+        """tokens of those who accepted the terms of what is gated"""
         self.read_only = False
         """nobody may write, whatever the token"""
-        self.damaged: set[tuple[str, str]] = set()
-        """(repository, file) served with one bit flipped, at the same size"""
+        self.damaged: dict[tuple[str, str], int] = {}
+        """by (repository, file): how many more times it is sent with one bit flipped, at the same size"""
+        self.busy = 0
+        """how many more requests are put off"""
         self.spoil_uploads = False
         """what is uploaded arrives with one bit flipped"""
         self.requests: list[str] = []
+        self.proxied: list[str] = []
+        """hosts that were asked for through this one"""
         server = self
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": server}))
         self._http.daemon_threads = True
@@ -74,15 +80,6 @@ class HubServer:
         return next((each for each in history if each[0] == revision), None)
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def flipped(data: bytes) -> bytes:
-    """The same size, one bit different."""
-    return data[:-1] + bytes([data[-1] ^ 1])
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
@@ -99,13 +96,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._route()
 
+    def do_CONNECT(self) -> None:
+        """The start of TLS to another host: noted, and refused."""
+        self.hub.proxied.append(self.path)
+        self._refuse(502, "", "nothing beyond this proxy")
+
     def log_message(self, *args: object) -> None:
         """Silence."""
 
     def _route(self) -> None:
         self.body = self._read()  # also where it is refused: the connection is used again
-        path = unquote(urlsplit(self.path).path)
+        address = urlsplit(self.path)
+        path = unquote(address.path)
         self.hub.requests.append(f"{self.command} {path}")
+        if address.netloc:
+            self.hub.proxied.append(address.netloc)
+        if self.hub.busy:
+            self.hub.busy -= 1
+            self._refuse(503, "", "busy")
+            return
         parts = path.strip("/").split("/")
         if parts[0] == "lfs":
             self._receive_object(parts[1])
@@ -144,11 +153,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = files[name]
         large = name.endswith(LARGE)
-        etag = sha256(data) if large else _blob(data)
+        etag = sha256(data) if large else blob(data)
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
         if large:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-        self._answer(200, flipped(data) if (repository, name) in self.hub.damaged else data, headers)
+        left = self.hub.damaged.get((repository, name), 0)
+        if left and self.command == "GET":
+            self.hub.damaged[repository, name] = left - 1
+            data = flipped(data)
+        self._answer(200, data, headers)
 
     def _api(self, repository: str, rest: list[str]) -> None:
         action = rest[0] if rest else "revision"
@@ -159,21 +172,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._commit(repository)
         elif (found := self._readable(repository, revision)) is not None:
             commit, files = found
-            entries = [_entry(name, data) for name, data in files.items()]
+            entries = [entry(name, data) for name, data in files.items()]
             if action == "tree":
                 self._json(entries)
             elif action == "paths-info":
                 wanted = parse_qs(self.body.decode())["paths"]
-                self._json([entry for entry in entries if entry["path"] in wanted])
+                self._json([each for each in entries if each["path"] in wanted])
             else:
-                self._json(_model_info(repository, commit, files))
+                self._json(model_info(repository, commit, files))
 
     def _readable(self, repository: str, revision: str) -> tuple[str, Files] | None:
         """What is there, or None once the refusal has been sent."""
         if repository not in self.hub.commits:
             self._refuse(401, "RepoNotFound", "Repository not found")
-        elif repository in self.hub.gated:
-            self._refuse(403, "GatedRepo", f"Access to model {repository} is restricted")
+        elif repository in self.hub.gated and self._token() not in self.hub.admitted:
+            self._refuse(
+                403 if self._token() else 401, "GatedRepo", f"Access to model {repository} is restricted"
+            )
         elif (found := self.hub.at(repository, revision)) is None:
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
@@ -182,8 +197,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     # What is written.
 
+    def _token(self) -> str:
+        return str(self.headers.get("Authorization", "")).removeprefix("Bearer ")
+
     def _may_write(self) -> bool:
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self._token() != TOKEN:
             self._refuse(401, "", "Invalid username or password.")
         elif self.hub.read_only:
             self._refuse(403, "", "You don't have the rights to create a model under this namespace")
@@ -269,30 +287,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _blob(data: bytes) -> str:
-    """git's name for a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _entry(name: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _blob(data)}
-    if name.endswith(LARGE):
-        entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 134}
-    return entry
-
-
-def _model_info(repository: str, commit: str, files: Files) -> dict[str, Any]:
-    head = files.get("README.md", b"---\n{}\n---\n").decode().split("---\n")[1]
-    card = yaml.safe_load(head) or {}
-    return {
-        "id": repository,
-        "modelId": repository,
-        "sha": commit,
-        "private": False,
-        "tags": card.get("tags", []),
-        "pipeline_tag": card.get("pipeline_tag"),
-        "library_name": card.get("library_name"),
-        "siblings": [{"rfilename": name} for name in files],
-    }

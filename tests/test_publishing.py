@@ -531,7 +531,7 @@ def test_the_server_refuses_as_the_hub_does(hub: HubServer, tmp_path: Path) -> N
     commit = hub.commit("people/gated", {"config.json": b"{}"})
     hub.gated.add("people/gated")
     hub.commit("people/open", {"model.safetensors": b"weights"})
-    hub.damaged.add(("people/open", "model.safetensors"))
+    hub.damaged["people/open", "model.safetensors"] = 1
     get: Callable[..., str] = lambda *what, **how: hf_hub_download(*what, cache_dir=tmp_path, **how)  # noqa: E731
     with pytest.raises(errors.GatedRepoError):
         get("people/gated", "config.json", revision=commit)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import PIL
 
-from seed_hub.data.cache_folder import cache_folder
+from seed_hub.data.cache_folder import cache_folder, remember
 from seed_hub.data.decode import MIN_SIDE, BadImage, decode
 from seed_hub.data.images import Store
 from seed_hub.errors import SeedHubError
@@ -36,7 +33,7 @@ def find_bad(store: Store, *, progress: Progress | None = None, threads: int | N
         return remembered
     bad, lasting = _check(store, progress, threads or min(8, cores()))
     if lasting:
-        _remember(file, {**known, "bad": bad})
+        remember(file, lambda stream: stream.write(json.dumps({**known, "bad": bad}).encode()))
     return bad
 
 
@@ -93,19 +90,6 @@ def _remembered(file: Path, known: dict) -> Bad | None:
     except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: check again
         return None
     return bad if all(record.get(key) == value for key, value in known.items()) else None
-
-
-def _remember(file: Path, record: dict) -> None:
-    with contextlib.suppress(OSError):  # a read-only or full disk: the next opening pays again, no more
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w") as stream:
-                json.dump(record, stream)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
 
 
 def _round_up(fraction: float) -> str:

@@ -5,14 +5,12 @@ A sample is what shares a key, the name up to the first dot of its last part: ``
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import re
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -22,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from seed_hub.data import remote
-from seed_hub.data.cache_folder import cache_folder
+from seed_hub.data.cache_folder import cache_folder, remember
 from seed_hub.data.folder import EXTENSIONS
 from seed_hub.data.splits import listed
 from seed_hub.errors import SeedHubError
@@ -79,7 +77,8 @@ def index_tar(file: str, size: int, stamp: str, image: str | None, label: str | 
     index = _remembered(kept)
     if index is None:
         index = _index(file, size, image, label)
-        _remember(kept, index)
+        arrays = {each.name: getattr(index, each.name) for each in fields(index)}
+        remember(kept, lambda stream: np.savez(stream, **arrays))
     return index
 
 
@@ -248,16 +247,3 @@ def _remembered(kept: Path) -> TarIndex | None:
             return TarIndex(**{each.name: arrays[each.name] for each in fields(TarIndex)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged: another pass
         return None
-
-
-def _remember(kept: Path, index: TarIndex) -> None:
-    with contextlib.suppress(OSError):  # a read-only or full disk: the next opening pays again, no more
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=kept.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, **{each.name: getattr(index, each.name) for each in fields(index)})
-            os.replace(temporary, kept)
-        except BaseException:
-            os.unlink(temporary)
-            raise

@@ -1,6 +1,5 @@
 """Parquet files: which rows, which columns, the bytes by either way of holding them."""
 
-import io
 import multiprocessing
 import pickle
 
@@ -11,6 +10,7 @@ import pytest
 
 from seed_hub.data import list_splits, open_images, parquet
 from seed_hub.errors import SeedHubError
+from tests.data.encoded import png, same
 
 
 @pytest.fixture
@@ -37,16 +37,6 @@ CLASSES = (
     '{"info": {"features": {"image": {"_type": "Image"}, '
     '"kind": {"_type": "ClassLabel", "names": ["x", "y"]}}}}'
 )
-
-
-def png(image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def same(image, other) -> bool:
-    return np.array_equal(np.asarray(image), np.asarray(other))
 
 
 def test_rows_of_several_files_in_order(table, picture):

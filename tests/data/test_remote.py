@@ -7,7 +7,6 @@ import sys
 import tarfile
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from seed_hub.data import list_splits, open_images, remote
 from seed_hub.errors import SeedHubError
+from tests.data.encoded import png, same
 
 
 class Unsteady(MemoryFileSystem):
@@ -44,16 +44,6 @@ def storage(monkeypatch):
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     yield fsspec.filesystem("memory")
     fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
-
-
-def png(image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def same(image, other) -> bool:
-    return np.array_equal(np.asarray(image), np.asarray(other))
 
 
 @pytest.fixture

@@ -13,16 +13,7 @@ import pytest
 from seed_hub.data import list_splits, open_images, tar_index
 from seed_hub.data.patterns import expand_braces
 from seed_hub.errors import SeedHubError
-
-
-def png(image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def same(image, other) -> bool:
-    return np.array_equal(np.asarray(image), np.asarray(other))
+from tests.data.encoded import png, same
 
 
 @pytest.fixture
