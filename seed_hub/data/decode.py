@@ -98,7 +98,7 @@ def _decode(data: bytes | memoryview, draft: bool) -> Image.Image:
         image.draft(None, (1, 1))
     image.load()
     # After load: TIFF rotates itself there, PNG may carry its EXIF behind the pixels.
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(orientation(image))
     image = _to_rgb(image)
     if turn is not None:
         image = image.transpose(turn)
@@ -110,7 +110,8 @@ def _too_small(width: int, height: int) -> str:
     return f"{width} x {height} px, a side is below {MIN_SIDE}"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """EXIF's number; 1: upright."""
     try:
         return image.getexif().get(274, 1)
     except Exception:  # a picture with broken EXIF is still a picture, upright as far as anyone knows

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from seed_hub.data.decode import MIN_SIDE, check_raw, decode, read_encoded
+from seed_hub.data.decode import MIN_SIDE, check_raw, decode, orientation, read_encoded
 
-# Either says that the picture may have to be turned, which the plain way does not.
+# Either may say that the picture has to be turned, which the plain way does not.
 _MAY_BE_TURNED = (b"Exif\0\0", b"tiff:Orientation")
 
 
@@ -63,4 +65,15 @@ def _plain_jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
     if colours not in ("YCbCr", "Gray") or min(width, height) < MIN_SIDE or width * height > largest:
         return None
     whole = data if isinstance(data, bytes) else bytes(data)
-    return None if any(mark in whole for mark in _MAY_BE_TURNED) else (width, height)
+    if any(mark in whole for mark in _MAY_BE_TURNED) and not _upright(whole):
+        return None
+    return width, height
+
+
+def _upright(data: bytes) -> bool:
+    """Cameras write down how they were held, mostly upright; reading that costs little beside a decoding."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return orientation(image) == 1
+    except Exception:  # leave it to the thorough way
+        return False

@@ -83,6 +83,14 @@ def test_what_is_no_plain_jpeg_goes_the_thorough_way(noise, kind):
     assert kind not in ("turned", "xmp") or expected.size == (75, 101)
 
 
+def test_a_camera_that_was_held_upright_says_so_and_changes_nothing(noise):
+    exif = Image.Exif()
+    exif[274], exif[271] = 1, "a camera"
+    pixels, at = LazyImage(encoded(noise, exif=exif)).pixels(4)
+    plain, _ = LazyImage(encoded(noise)).pixels(4)
+    assert at == 4 and np.array_equal(pixels, plain)
+
+
 def test_pixels_that_are_decoded_already(noise):
     raw = np.asarray(noise)
     pixels, at = LazyImage(raw).pixels(2)
