@@ -38,6 +38,18 @@ class Features:
         """``[B, P]`` projected if the encoder has a head, else pooled ``[B, D]``: what a student is compared with."""
         return self.pooled if self.projected is None else self.projected
 
+    def chunk(self, n: int) -> list[Features]:
+        """Of a batch of n equal parts, what was said of each."""
+        parts = {
+            name: [None] * n if (value := getattr(self, name)) is None else value.chunk(n)
+            for name in ("pooled", "tokens", "logits", "projected")
+        }
+        stages = [stage.chunk(n) for stage in self.stages]
+        return [
+            Features(**{name: part[i] for name, part in parts.items()}, stages=[s[i] for s in stages])
+            for i in range(n)
+        ]
+
     def float(self) -> Features:
         """The same in float32."""
         optional = {

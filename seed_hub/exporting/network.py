@@ -36,9 +36,7 @@ class Network(nn.Module):
         super().__init__()
         encoder = copy.deepcopy(encoder.encoder if isinstance(encoder, Frozen) else encoder)
         if features == "projected" and encoder.head is None:
-            raise SeedHubError(
-                f'{encoder.name} has no projection head: export its "pooled" features.'
-            )
+            raise SeedHubError(f'{encoder.name} has no projection head: export its "pooled" features.')
         if features == "pooled":
             encoder.head = None  # its weights would lie in the file, unused
         encoder.classifier = None

@@ -15,7 +15,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Frozen
 from seed_hub.machine import loading_processes
 from seed_hub.training.batches import StepBatches
-from seed_hub.training.live_teacher import ask
+from seed_hub.training.live_teacher import ask_all
 from seed_hub.training.method import Batch
 from seed_hub.training.pupil import Pupil
 from seed_hub.training.settings import RunSettings
@@ -89,7 +89,6 @@ def batch_of(job: Job, epoch: int, pixels: list[Tensor], index: Tensor, labels: 
         said = [job.cache.say(index, epoch, device)]
     else:
         said = [
-            [ask(teacher, v, job.settings, job.accelerator, stages=stages) for v in pixels]
-            for teacher in job.teachers
+            ask_all(teacher, pixels, job.settings, job.accelerator, stages=stages) for teacher in job.teachers
         ]
     return Batch(pixels, index.to(device, non_blocking=True), said, labels.to(device, non_blocking=True))

@@ -41,6 +41,28 @@ def precision_of(accelerator: Accelerator) -> str:
     return "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
 
 
+def ask_all(
+    teacher: Frozen,
+    views: list[Tensor],
+    settings: RunSettings,
+    accelerator: Accelerator,
+    *,
+    stages: bool = False,
+) -> list[Features]:
+    """What ``teacher`` says of each view. Small crops of one size are asked about together: a batch of them alone would
+    leave an accelerator idle."""
+    said: dict[int, Features] = {}
+    for size in dict.fromkeys(view.shape[-1] for view in views):
+        own = [i for i, view in enumerate(views) if view.shape[-1] == size]
+        together = own if size < settings.size else []
+        if len(together) > 1:
+            whole = ask(teacher, torch.cat([views[i] for i in own]), settings, accelerator, stages=stages)
+            said |= dict(zip(own, whole.chunk(len(own)), strict=True))
+        else:
+            said |= {i: ask(teacher, views[i], settings, accelerator, stages=stages) for i in own}
+    return [said[i] for i in range(len(views))]
+
+
 def ask(
     teacher: Frozen, pixels: Tensor, settings: RunSettings, accelerator: Accelerator, *, stages: bool = False
 ) -> Features:

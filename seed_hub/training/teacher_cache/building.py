@@ -21,7 +21,7 @@ from seed_hub.machine import loading_processes
 from seed_hub.training.batches import EpochRows
 from seed_hub.training.checks import check_batch, check_cacheable, check_settings, resolve_method_settings
 from seed_hub.training.device import build_accelerator, stop_requests
-from seed_hub.training.live_teacher import ask, ready
+from seed_hub.training.live_teacher import ask, ask_all, ready
 from seed_hub.training.methods import method_class
 from seed_hub.training.run import images_of, load_teachers
 from seed_hub.training.settings import RunSettings
@@ -130,7 +130,9 @@ class _Asking:
             pin_memory=device.type == "cuda",
         )
         for views, _, _ in loader:
-            said = [ask(self.teacher, on_device(v, device), self.settings, self.accelerator) for v in views]
+            said = ask_all(
+                self.teacher, [on_device(v, device) for v in views], self.settings, self.accelerator
+            )
             yield torch.stack([each.embedding for each in said], dim=1)
 
 

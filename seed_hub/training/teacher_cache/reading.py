@@ -20,7 +20,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Features, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.training.batches import epoch_order
-from seed_hub.training.live_teacher import ask, ready
+from seed_hub.training.live_teacher import ask_all, ready
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.teacher_cache.manifest import Manifest, key_of, refuse_differences, views_of
 from seed_hub.training.teacher_cache.shards import Shards, decode, encode
@@ -93,7 +93,8 @@ class TeacherCache:
         cosines = []
         for epoch, chosen in zip(epochs, np.array_split(sample, len(epochs)), strict=True):
             batch = (collate or default_collate)([dataset[int(i), epoch] for i in chosen])[0]  # V views
-            live = [ask(teacher, on_device(v, accelerator.device), settings, accelerator) for v in batch]
+            shown = [on_device(view, accelerator.device) for view in batch]
+            live = ask_all(teacher, shown, settings, accelerator)
             said = torch.stack([each.embedding.cpu() for each in live], dim=1)  # [P, V, D]
             again = decode(encode(said, self.manifest.dtype))
             cosines.append(cosine_similarity(self.rows(torch.from_numpy(chosen), epoch), again, dim=2))
