@@ -17,6 +17,7 @@ from seed_hub.training.methods.moco import info_nce
 from seed_hub.training.methods.seed import seed_loss
 from seed_hub.training.methods.simclr import nt_xent
 from seed_hub.training.queue_loss import attend, attend_each, log_partition, nearest_rows
+from seed_hub.training.queue_sums import SumsBesideOwn
 
 D = 8
 QUEUES = [0, 1, 2048, 2049, 5000]  # none; one; a whole block at these batches; one row more; several
@@ -197,6 +198,30 @@ def test_float32_is_as_close_to_float64_as_the_matrices_are():
     ours = with_gradient(lambda z: seed_loss(z, z_t.float(), queue.float()), z_s.float())
     torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=0)
     torch.testing.assert_close(ours[1].double(), exact[1], rtol=0, atol=1e-5 * exact[1].abs().max().item())
+
+
+@pytest.mark.parametrize("near", [0, 5, 4000])
+def test_beside_an_own_candidate_near_rows_are_picked_out_and_far_ones_left(near, monkeypatch):
+    """None, a few and most rows of the queue near to the first query, at the teacher's temperature: each its own way."""
+    picked, pick = [], SumsBesideOwn._pick
+
+    def watched(self, s, *given):
+        picked.append(((s > self.least).sum().item(), pick(self, s, *given)))
+        return picked[-1][1]
+
+    monkeypatch.setattr(SumsBesideOwn, "_pick", watched)
+    z_s, z_t, queue = (torch.randn(n, 64, dtype=torch.float64) for n in (3, 3, 5000))
+    noise = torch.randn(near, 64, dtype=torch.float64)
+    queue[:near] = z_t[0] + torch.linspace(0.02, 0.5, near, dtype=torch.float64)[:, None] * noise
+    close(
+        with_gradient(lambda z: seed_loss(z, z_t, queue), z_s),
+        with_gradient(lambda z: naive_seed(z, z_t, queue, 0.2, 0.01), z_s),
+    )
+    ways = {(count > 0, done) for count, done in picked}
+    assert (
+        ways
+        == {0: {(False, True)}, 5: {(True, True), (False, True)}, 4000: {(True, False), (False, True)}}[near]
+    )
 
 
 @pytest.mark.parametrize("k", [0, 1, 300, 40000])

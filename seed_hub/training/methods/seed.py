@@ -74,7 +74,11 @@ def seed_loss(
     z_s = normalize(z_s, dim=1)
     z_t = normalize(z_t.detach(), dim=1)
     student, teacher = attend_each(
-        (z_s, z_t), queue, (student_temperature, teacher_temperature), precision=queue_precision
+        (z_s, z_t),
+        queue,
+        (student_temperature, teacher_temperature),
+        precision=queue_precision,
+        beside_own=(False, True),
     )
     # p_T's mass on the queue beside the image's own, whose logit is 1 / tau_t exactly: z_t . z_t needs no product.
     earlier = (teacher.log_partition - 1 / teacher_temperature).sigmoid()[:, None]  # [B, 1]
