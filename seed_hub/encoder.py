@@ -40,7 +40,7 @@ class Features:
 
     def chunk(self, n: int) -> list[Features]:
         """Of a batch of n equal parts, what was said of each."""
-        parts = {
+        parts: dict[str, Any] = {
             name: [None] * n if (value := getattr(self, name)) is None else value.chunk(n)
             for name in ("pooled", "tokens", "logits", "projected")
         }
