@@ -21,9 +21,11 @@ HIDDEN = 2048  # width of the head's hidden layer
 def scaling_table(lines: list[Line], labels: list[str]) -> str:
     """For each measurement, live and cached: days on W of the device it was measured on, with nothing lost."""
     last = {line["settings"]["label"]: line for line in lines}
+    cases = [last[label] for label in labels if label in last]
+    if not cases:
+        return "No results yet."
     body = []
-    for label in labels:
-        case = last[label]
+    for case in cases:
         for way in ("live", "cached"):
             rate = case["images_per_second"][way]
             for what, images in (
@@ -33,14 +35,15 @@ def scaling_table(lines: list[Line], labels: list[str]) -> str:
                 days = images / rate / 86400
                 teacher = case["settings"]["teacher"].removeprefix("untrained:")
                 body.append([f"{teacher}, {way}", what, *(_days(days / w) for w in DEVICES)])
-    case = last[labels[0]]
-    head = [f"days on W of: {_device(case)}", "", *(f"W = {w:,}" for w in DEVICES)]
+    head = [f"days on W of: {_device(cases[0])}", "", *(f"W = {w:,}" for w in DEVICES)]
     return table(head, body, words=2)
 
 
 def traffic_table(lines: list[Line], labels: list[str]) -> str:
     """What each device hands over per step, and the time that takes at two speeds of network, over the step's own."""
-    case = {line["settings"]["label"]: line for line in lines}[labels[0]]
+    case = next((line for line in reversed(lines) if line["settings"]["label"] in labels), None)
+    if case is None:
+        return "No results yet."
     settings = case["settings"]
     batch, width, queue = settings["batch_size"], settings["embedding_width"], settings["queue_size"]
     trained = _trained(settings["student"], width)
@@ -57,7 +60,7 @@ def traffic_table(lines: list[Line], labels: list[str]) -> str:
                 f"{gradients / 1e6:.1f}",
                 f"{rows / 1e6:.2f}",
                 *shares,
-                f"{queue / (batch * w):,.3g}",
+                f"{queue / (batch * w):,.0f}",
             ]
         )
     head = [

@@ -141,6 +141,8 @@ def _queue_case(line: Line) -> tuple[str, int, str, bool]:
 
 def peers_table(lines: list[Line]) -> str:
     """Each peer's time for an image beside ours, as last measured."""
+    if not lines:
+        return "No results yet."
     line = lines[-1]
     own = line["seconds_per_image"]["ours"]
     body = [
