@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from seed_hub.encoder import Encoder, create_flexible
@@ -147,18 +147,13 @@ def sha256_of(path: Path) -> str:
 
 
 def _replace_tensors(path: Path, module: nn.Module) -> None:
-    partial = path.with_name(path.name + ".partial")
     tensors = {
         k: v.detach().cpu().float().contiguous() if v.is_floating_point() else v.cpu()
         for k, v in module.state_dict().items()
     }
-    try:
-        # One metadata key only: with two or more the file's bytes are not reproducible.
-        save_file(tensors, partial, metadata={"format": "pt"})
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise SeedHubError(f"Could not write {path} ({error}); what was there before is kept.") from error
+    # One metadata key only: with two or more the file's bytes are not reproducible. Not save_file: nobody else might read
+    # what it writes, whatever the umask says.
+    replace_file(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _load_strictly(module: nn.Module, path: Path) -> None:

@@ -27,10 +27,10 @@ from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.record import weights_sha256
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder, save_model
-from seed_hub.project import GITHUB_REPOSITORY
 from seed_hub.projection import projection_head
 from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
 from seed_hub.weights import sha256_of
+from tests.github_archive import archive, serving
 from tests.hub_server import TOKEN, HubServer
 
 REPO = "people/small.made_up"
@@ -274,7 +274,8 @@ def test_a_run_that_saw_labels_says_so(tmp_path: Path) -> None:
 def test_the_folder_is_the_repository(run: Path) -> None:
     card(flags(run, licence="cc-by-nc-4.0"))
     folder = run / "card"
-    assert {path.name for path in folder.iterdir()} == {"README.md", CONFIG, WEIGHTS, HEAD, "results.jsonl"}
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"README.md", CONFIG, WEIGHTS, HEAD, "results.jsonl", "scores.png"}
     ours = load_model_folder(folder)
     assert ours.licence == "cc-by-nc-4.0" and ours.head is not None
     config = json.loads((folder / CONFIG).read_text())
@@ -290,6 +291,24 @@ def test_the_folder_is_the_repository(run: Path) -> None:
     before = (folder / "README.md").read_bytes()
     card(flags(run, licence="cc-by-nc-4.0"))  # again, over its own
     assert (folder / "README.md").read_bytes() == before
+
+
+def test_curves_are_drawn_of_what_was_looked_at_twice(run: Path) -> None:
+    assert "curves.png" not in written(run)  # one step, no look
+    looks = [
+        {"event": "look", "step": n, "images": 16 * n, "agreement": share, "score": share}
+        for n, share in ((0, 0.07), (20, 0.45), (40, 0.33))
+    ]
+    steps = [
+        {"event": "step", "step": n, "images": 16 * n, "loss": loss, "seconds": 9.0}
+        for n, loss in ((20, 6.5), (40, 5.0))
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in looks + steps))
+    text = written(run)
+    said = "agreement from 7.0% to 33.0%, untrained 7.0%; loss from 6.5 to 5; over 640 images seen"
+    assert f"![{said}](curves.png)" in text and (run / "card" / "curves.png").is_file()
+    assert "Ring: where these weights were saved." in text
+    assert "others, measured alike" in text and "untrained 12.50" in text
 
 
 def test_what_was_not_measured_is_not_said(run: Path) -> None:
@@ -418,35 +437,36 @@ def test_timm_and_transformers_pull_what_was_pushed(student: str, tmp_path: Path
 
 
 def test_the_blocks_of_a_card_run_as_they_stand(tmp_path: Path, hub: HubServer, root: Path) -> None:
-    """In a process of their own, with torch.hub's copy of the package, in a folder with a photo."""
+    """In a process of their own, in a folder with a photo, from a Hub and a GitHub of loopback: timm, torch.hub,
+    transformers and its pipeline find the same embedding."""
     encoder = network("seed_mobilenetv3_small")
     run = make_run(tmp_path / "x", encoder, "seed_mobilenetv3_small")
     push(flags(run))
     text = hub.commits[REPO][-1][1]["README.md"].decode()
     found = re.findall(r"### (\S+)\n\n```python\n(.*?)```", text, re.DOTALL)
     assert [title for title, _ in found] == ["timm", "torch.hub", "transformers", "pipeline"]
-    copy = tmp_path / "torch" / "hub" / (GITHUB_REPOSITORY.replace("/", "_") + "_main")
-    shutil.copytree(root / "seed_hub", copy / "seed_hub", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(root / "hubconf.py", copy)
     colours = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     photo = Image.fromarray(colours).resize((90, 70), Image.Resampling.BILINEAR)
     photo.save(tmp_path / "photo.jpg")
     code = "\n".join(f"{block}\nfound.append(embedding)\n" for _, block in found)
     code = f"found = []\n{code}\nimport numpy\nnumpy.save('found.npy', torch.stack(found).numpy())\n"
+    code += "import seed_hub\nprint('from', seed_hub.__file__)\n"
     environment = {
         key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "PYTHONPATH")
     }
     environment |= {"HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
     environment |= {"TORCH_HOME": str(tmp_path / "torch")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    with serving(archive(root, tmp_path / "scratch"), tmp_path / "github") as prelude:
+        done = subprocess.run(
+            [sys.executable, "-c", prelude + code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
     assert done.returncode == 0, done.stderr
+    assert f"from {tmp_path / 'torch' / 'hub'}" in done.stdout  # GitHub's archive, not what is installed
     embeddings = torch.from_numpy(np.load(tmp_path / "found.npy"))
     assert embeddings.shape == (4, 1, encoder.width)
     pixels = _pixels(tmp_path / "photo.jpg", encoder)

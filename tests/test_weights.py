@@ -1,4 +1,4 @@
-"""Finding and checking weights, with a made-up one and a Hub that is a folder of this machine."""
+"""Finding and checking weights, with a made-up one in folders of this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -29,6 +26,7 @@ from seed_hub.weights import (
     sha256_of,
     weights_of,
 )
+from tests.hub_files import flipped
 
 NAME = "seed_mobilenetv3_small.made_up"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,17 +62,13 @@ def put(file: Path, folder: Path) -> Path:
     return path
 
 
-def flipped(data: bytes) -> bytes:
-    """The same size, one bit different: what a download over HTTP does not notice."""
-    return data[:-1] + bytes([data[-1] ^ 1])
-
-
 def test_every_released_weight_names_a_student_and_matches_its_card_folder(root: Path) -> None:
     assert len({weight.name for weight in WEIGHTS}) == len(WEIGHTS)
     for weight in WEIGHTS:
         assert weight.arch in timm.list_models("seed_*")
         assert weight.tag
         assert re.fullmatch("[0-9a-f]{64}", weight.sha256)
+        assert weight.revision is None or re.fullmatch("[0-9a-f]{40}", weight.revision)
         card = root / "model_cards" / weight.name / FILE_NAME
         if card.exists():
             assert sha256_of(card) == weight.sha256
@@ -161,95 +155,7 @@ def test_timm_lists_it(root: Path, file: Path) -> None:
     assert done.stdout.split() == [NAME, "made_up", f"seed-hub/{NAME}", "mit"], done.stderr
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Just enough of the Hugging Face Hub: one file of one revision."""
-
-    protocol_version = "HTTP/1.1"
-    content: bytes | None = None
-    requests: list[str]
-
-    def _answer(self, with_body: bool) -> None:
-        type(self).requests.append(f"{self.command} {self.path}")
-        found = self.content if self.path == f"/seed-hub/{NAME}/resolve/{COMMIT}/{FILE_NAME}" else None
-        body = found or b""
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(body)))
-        if found:
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", '"made-up"')
-        else:
-            self.send_header("X-Error-Code", "RevisionNotFound")
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    from huggingface_hub import constants
-
-    Hub.content, Hub.requests = None, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    yield Hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 @pytest.fixture(autouse=True)
 def no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are about made-up weights: the real ``model_cards/`` is out of the way."""
     monkeypatch.setattr(weights, "__file__", str(tmp_path / "site-packages" / "seed_hub" / "weights.py"))
-
-
-def test_hub_then_cache(weight: Weight, file: Path, hub: type[Hub], tmp_path: Path) -> None:
-    hub.content = file.read_bytes()
-    first = locate(weight, cache_dir=tmp_path / "cache")
-    assert sha256_of(first) == weight.sha256
-    asked = len(hub.requests)
-    assert asked >= 1
-    assert locate(weight, cache_dir=tmp_path / "cache") == first
-    assert len(hub.requests) == asked  # a cached file costs no request
-
-
-def test_damaged_download_is_refused_and_healed(
-    weight: Weight, file: Path, hub: type[Hub], tmp_path: Path
-) -> None:
-    hub.content = flipped(file.read_bytes())
-    for _ in range(2):
-        with pytest.raises(WeightsError, match=f"is not {NAME}: its sha256 begins"):
-            locate(weight, cache_dir=tmp_path / "cache")
-    hub.content = file.read_bytes()
-    assert sha256_of(locate(weight, cache_dir=tmp_path / "cache")) == weight.sha256
-
-
-def test_revision_that_the_hub_does_not_have(weight: Weight, hub: type[Hub], tmp_path: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=f"seed-hub/{NAME} .* could not be downloaded: 404.*SEED_HUB_WEIGHTS"
-    ):
-        locate(weight, cache_dir=tmp_path / "cache")
-
-
-def test_offline_without_a_cached_file(weight: Weight, tmp_path: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"could not be downloaded.*Without network, put model.safetensors into"
-    ):
-        locate(weight, cache_dir=tmp_path / "cache")

@@ -17,7 +17,7 @@ from seed_hub.settings import read_settings
 
 if TYPE_CHECKING:
     from seed_hub.publishing.licences import Lineage, Source
-    from seed_hub.publishing.publication import Measured, Publication
+    from seed_hub.publishing.publication import Curve, Measured, Publication
     from seed_hub.report.record import RunRecord
 
 
@@ -137,6 +137,7 @@ def _publication(run: Path, settings: CardSettings) -> Publication:
         labelled=_learns_from_labels(record),
         verdict=record.verdict or "",
         measured=_measured(record, settings),
+        curves=_curves(record),
         watts=settings.watts,
         datasets=settings.dataset,
         base_model=settings.base_model,
@@ -207,16 +208,33 @@ def _measured(record: RunRecord, settings: CardSettings) -> tuple[Measured, ...]
     from seed_hub.cli.pages import results_of
     from seed_hub.eval.record import weights_sha256
     from seed_hub.model_folder import load_model_folder
-    from seed_hub.publishing.publication import Measured
+    from seed_hub.publishing.publication import Measured, Score
     from seed_hub.report.measurements import compare, read_lines
 
     encoder = load_model_folder(record.path / "best", head=False)
     files = [Path(file) for file in settings.results] or results_of(record.path)
     found = compare(record, {weights_sha256(encoder.backbone)}, read_lines(files))
     return tuple(
-        Measured(each.line, tuple((bar.name, bar.value) for bar in each.bars if not bar.own))
+        Measured(
+            each.line, tuple(Score(bar.name, bar.value, bar.whisker) for bar in each.bars if not bar.own)
+        )
         for each in found
     )
+
+
+def _curves(record: RunRecord) -> tuple[Curve, ...]:
+    """What was looked at of the held-out images, and the loss; none of what was asked about only once."""
+    from seed_hub.publishing.publication import Curve
+    from seed_hub.report.record import headline_metric
+
+    found = [Curve("loss", tuple((step["images"], step["loss"]) for step in record.steps))]
+    if record.looks:
+        key, meaning = headline_metric(record.looks[-1])
+        points = tuple((look["images"], look[key]) for look in record.looks if look.get(key) is not None)
+        untrained = record.untrained.get(key) if record.untrained else None
+        best = record.best["images"] if record.best else None
+        found.insert(0, Curve(key.replace("_", " "), points, f"share {meaning}", untrained, best, share=True))
+    return tuple(curve for curve in found if len(curve.points) > 1)
 
 
 def _plain(value: Any) -> Any:

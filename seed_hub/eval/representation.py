@@ -38,6 +38,7 @@ from seed_hub.eval.features import extract, pick_device
 from seed_hub.eval.knn import neighbours
 from seed_hub.network_settings import FeatureSettings
 from seed_hub.teachers import load_teacher
+from seed_hub.teachers.check import effective_rank as effective_rank  # offered with the other scores
 
 HEADLINE = "effective_rank"
 NEEDS_LABELS = False
@@ -143,16 +144,6 @@ class RandomViews:
         ):  # torchvision draws from torch's generator of the CPU, and no other
             torch.default_generator.manual_seed(int(key[0]))
             return self.transform(image)
-
-
-def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the centred ``[N, D]`` (Roy and Vetterli, 2007).
-
-    From 1 (all images on one line: collapse) to min(N - 1, D).
-    """
-    s = torch.linalg.svdvals((x - x.mean(0)).double())
-    p = s / s.sum().clamp_min(1e-12)
-    return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
 
 
 def alignment(a: Tensor, b: Tensor) -> float:

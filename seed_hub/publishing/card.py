@@ -6,6 +6,7 @@ from typing import Any
 
 from seed_hub.model_folder import WEIGHTS, load_model_folder, sha256_of
 from seed_hub.project import GITHUB_REPOSITORY
+from seed_hub.publishing.plots import BARS, CURVES, curves_in_words, scores_in_words
 from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
 from seed_hub.publishing.usage import blocks
 
@@ -43,7 +44,7 @@ def metadata(publication: Publication) -> str:
     tags = ["timm", "transformers"]
     tags += [] if publication.labelled else ["self-supervised-learning"]
     tags += ["knowledge-distillation"] if publication.settings.get("teacher") else []
-    results = [_eval_result(each.line) for each in publication.measured if "shortened" not in each.line]
+    results = [_eval_result(each) for each in publication.measured if "shortened" not in each.line]
     data = ModelCardData(
         library_name="timm",
         pipeline_tag=TASK,
@@ -59,9 +60,10 @@ def metadata(publication: Publication) -> str:
     return data.to_yaml() + "\n"
 
 
-def _eval_result(line: dict[str, Any]) -> Any:
+def _eval_result(measured: Measured) -> Any:
     from huggingface_hub import EvalResult
 
+    line = measured.line
     test = line["data"]["test"]
     spread = {} if line["std"] is None else {"std": line["std"]}
     return EvalResult(
@@ -70,7 +72,7 @@ def _eval_result(line: dict[str, Any]) -> Any:
         dataset_name=f"{test['source']} ({test['images']:,} images)",
         dataset_split=test["split"],
         metric_type=f"{line['protocol']}_{line['metric']}",
-        metric_name=f"{line['protocol']} {line['metric']}{_unit(line)}",
+        metric_name=f"{line['protocol']} {line['metric']}" + (f" ({measured.unit})" if measured.unit else ""),
         metric_value=line["mean"],
         metric_args={"n": line["n"], **spread, "images": test["fingerprint"]},
     )
@@ -111,13 +113,14 @@ def _measured(publication: Publication) -> str:
         notes.append("In brackets: 95 % interval over the test images.")
     if any("shortened" in each.line for each in publication.measured):
         notes.append("†: not the whole measurement; it was shortened to fit a time.")
-    return head + "\n".join(rows) + "\n\n" + " ".join(notes)
+    picture = f"![{scores_in_words(publication.measured)}]({BARS})"
+    return "\n\n".join((head + "\n".join(rows), " ".join(notes), picture))
 
 
 def _row(measured: Measured) -> str:
     line = measured.line
     test = line["data"]["test"]
-    value = f"{line['mean']:.2f}{_unit(line, ' %')}"
+    value = f"{line['mean']:.2f} {measured.unit}".strip()
     if line.get("interval"):
         value += " [{:.2f}, {:.2f}]".format(*line["interval"])
     elif line["std"] is not None:
@@ -128,14 +131,9 @@ def _row(measured: Measured) -> str:
         value + (" †" if "shortened" in line else ""),
         f"{test['images']:,} of {test['source']} {test['split'] or ''}".strip(),
         f"{line['settings']['size']} px" if line["settings"].get("size") else "",
-        "; ".join(f"{name} {other:.2f}" for name, other in measured.beside) or "none",
+        "; ".join(f"{name} {other:.2f}" for name, other, _ in measured.beside) or "none",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _unit(line: dict[str, Any], percent: str = " (%)") -> str:
-    """Scores are in percent, ranks in dimensions."""
-    return "" if line["metric"].endswith("rank") else percent
 
 
 def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
@@ -153,7 +151,19 @@ def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
     if seen:
         seen += f" of the {publication.images_seen:,} of the whole run; they are those that its held-out images chose."
     command = f"```sh\n{publication.command}\n```" if publication.command else ""
-    return "\n\n".join(part for part in (command, seen, table, made) if part)
+    return "\n\n".join(part for part in (command, seen, _curves(publication), table, made) if part)
+
+
+def _curves(publication: Publication) -> str:
+    curves = publication.curves
+    if not curves:
+        return ""
+    notes = [f"{curve.title}: {curve.note}." for curve in curves if curve.note]
+    if any(curve.untrained is not None for curve in curves):
+        notes.append("Dashed: the untrained student.")
+    if any(curve.marked is not None for curve in curves):
+        notes.append("Ring: where these weights were saved.")
+    return f"![{curves_in_words(curves)}]({CURVES})" + ("\n\n" + " ".join(notes) if notes else "")
 
 
 def _cost(publication: Publication) -> str:

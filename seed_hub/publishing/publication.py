@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, replace_file
@@ -15,14 +15,52 @@ from seed_hub.publishing.licences import Lineage
 CARD, RESULTS, TERMS = "README.md", "results.jsonl", "LICENSE"
 
 
+class Score(NamedTuple):
+    """Of one model."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+    """95 % interval, or mean - std and mean + std of several trials"""
+
+
 @dataclass(frozen=True)
 class Measured:
     """One measurement of the published weights."""
 
     line: dict[str, Any]
     """of a results file"""
-    beside: tuple[tuple[str, float], ...] = ()
-    """(model, value) of others, measured alike"""
+    beside: tuple[Score, ...] = ()
+    """others, measured alike"""
+
+    @property
+    def own(self) -> Score:
+        line = self.line
+        spread = None if line["std"] is None else (line["mean"] - line["std"], line["mean"] + line["std"])
+        low_high = tuple(line["interval"]) if line.get("interval") else spread
+        return Score("this model", line["mean"], low_high)
+
+    @property
+    def unit(self) -> str:
+        """Scores are in percent, ranks in dimensions."""
+        return "" if self.line["metric"].endswith("rank") else "%"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the run."""
+
+    title: str
+    points: tuple[tuple[float, float], ...]
+    """(images seen, value), two or more"""
+    note: str = ""
+    """what it means"""
+    untrained: float | None = None
+    """of the untrained student"""
+    marked: float | None = None
+    """images seen when the published weights were saved"""
+    share: bool = False
+    """values are shares, from 0 to 1"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +85,8 @@ class Publication:
     """the method learnt from labels"""
     verdict: str = ""
     measured: tuple[Measured, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    """of the run; the first ones are shown first"""
     watts: float = 0.0
     """assumed mean power of the whole machine; 0: energy is not estimated"""
     datasets: tuple[str, ...] = ()
@@ -80,12 +120,13 @@ class Publication:
 
 
 def write_folder(publication: Publication, folder: Path) -> Path:
-    """Write card, config, weights, results and terms into ``folder``, which then is the repository; no network.
+    """Write card, pictures, config, weights, results and terms into ``folder``, which then is the repository; no network.
 
     Raises:
         SeedHubError: the folder holds something else, or the licence's text is needed and not there.
     """
     from seed_hub.publishing.card import readme
+    from seed_hub.publishing.plots import pictures
 
     lineage = publication.lineage
     passed_on = [each.identifier for each in (lineage.licence, *lineage.terms) if each.copy]
@@ -93,7 +134,7 @@ def write_folder(publication: Publication, folder: Path) -> Path:
         raise SeedHubError(
             f"{passed_on[0]} is passed on with a copy of its text: name the file with --licence-file FILE."
         )
-    text = readme(publication)  # before anything is written
+    text, drawn = readme(publication), pictures(publication)  # before anything is written
     _make(folder)
     for name in (WEIGHTS, HEAD):
         if (publication.model / name).exists():
@@ -104,13 +145,17 @@ def write_folder(publication: Publication, folder: Path) -> Path:
         replace_file(folder / RESULTS, lines.encode())
     if publication.terms is not None:
         shutil.copyfile(publication.terms, folder / TERMS)
+    for name, picture in drawn.items():
+        replace_file(folder / name, picture)
     replace_file(folder / CARD, text.encode())
     return folder
 
 
 def _make(folder: Path) -> None:
     """An empty folder, or one that holds an earlier card and nothing else: all of it is uploaded."""
-    ours = {CARD, CONFIG, WEIGHTS, HEAD, RESULTS, TERMS}
+    from seed_hub.publishing.plots import BARS, CURVES
+
+    ours = {CARD, CONFIG, WEIGHTS, HEAD, RESULTS, TERMS, CURVES, BARS}
     if folder.exists() and not folder.is_dir():
         raise SeedHubError(f"{folder} is a file: name a folder with --out.")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()

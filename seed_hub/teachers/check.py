@@ -74,7 +74,7 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
         raise SeedHubError(
             f"{name} gives embeddings that are not finite numbers: its weights or its normalisation (mean=, std=) are not right."
         )
-    rank = effective_rank(embeddings)
+    rank = effective_rank(embeddings) if _varies(embeddings) else 1.0
     if rank < LEAST_RANK:
         raise SeedHubError(
             f"{name} says nearly the same of {len(pixels)} images (effective rank {rank:.1f}, at least {LEAST_RANK:g} is needed): "
@@ -94,17 +94,20 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
     return Verdict(len(pixels), rank, agreement)
 
 
-def effective_rank(embeddings: Tensor) -> float:
-    """Of ``[N, D]``, centred; 1 if nothing but rounding varies."""
+def effective_rank(x: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of the centred ``[N, D]`` (Roy and Vetterli, 2007).
+
+    From 1 (all images on one line: collapse) to min(N - 1, D).
+    """
+    s = torch.linalg.svdvals((x - x.mean(0)).double())
+    p = s / s.sum().clamp_min(1e-12)
+    return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
+
+
+def _varies(embeddings: Tensor) -> bool:
+    """More than by what float32 arithmetic leaves of a constant, whose directions would count as a high rank."""
     z = embeddings.double()
-    values = torch.linalg.svdvals(z - z.mean(0))
-    # What float32 arithmetic leaves of a constant is no variation.
-    noise = max(z.shape) * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(z, 2)
-    values = values[values > noise]
-    if not len(values):
-        return 1.0
-    p = values / values.sum()
-    return float(torch.exp(-(p * p.log()).sum()))
+    return bool((z - z.mean(0)).norm() > max(z.shape) * torch.finfo(torch.float32).eps * z.norm())
 
 
 def flip_agreement(embeddings: Tensor, mirrored: Tensor) -> float:

@@ -9,8 +9,10 @@ import timm
 
 from seed_hub.conversion import map_backbone, read_checkpoint
 from seed_hub.conversion.reading import Checkpoint
-from seed_hub.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.teachers.families import family_of
+from seed_hub.teachers.foreign import native_size, normalisation
 
 
 def load(
@@ -18,7 +20,8 @@ def load(
 ) -> Encoder:
     """Options: ``arch`` (a timm name, needed), ``prefix`` (of the backbone's tensors, where it is not found), ``mean``,
     ``std`` (one number or three, comma-separated), ``size`` (its native side in pixels), ``licence``, ``pad_type`` and
-    other strings or whole numbers the architecture takes."""
+    other strings or whole numbers the architecture takes. What is not said of the input is that of the family which the
+    file's name tells, or assumed aloud."""
     path = Path(rest)
     if not path.is_file():
         raise SeedHubError(f"There is no file {path}: write file:PATH?arch=NAME with the checkpoint's path.")
@@ -28,10 +31,11 @@ def load(
             f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
             + nearest(arch, timm.list_models())
         )
-    mean = _triple(options.pop("mean", None), IMAGENET_MEAN)
-    std = _triple(options.pop("std", None), IMAGENET_STD)
-    size, licence = int(options.pop("size", 224)), options.pop("licence", None)
-    prefix = options.pop("prefix", None)
+    spec = f"file:{rest}"
+    family = family_of(spec)
+    mean, std = normalisation(spec, options, None, family)
+    size = native_size(spec, options, None, family)
+    licence, prefix = options.pop("licence", None), options.pop("prefix", None)
     options.pop("num_classes", None)  # the classifier is as wide as in the file, or left out
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
     options.clear()
@@ -46,15 +50,3 @@ def _classes_in(checkpoint: Checkpoint, arch: str) -> int:
     name = f"{timm.get_pretrained_cfg_value(arch, 'classifier')}.weight"
     found = [v for k, v in checkpoint.tensors.items() if k == name or k.endswith("." + name)]
     return found[0].shape[0] if len(found) == 1 else 0
-
-
-def _triple(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    if text is None:
-        return default
-    try:
-        values = tuple(float(v) for v in text.split(","))
-    except ValueError as error:
-        raise SeedHubError(
-            f'"{text}" is no number or three numbers, as in mean=0.5 or mean=0.485,0.456,0.406.'
-        ) from error
-    return values * 3 if len(values) == 1 else values
