@@ -33,8 +33,9 @@ $(BIN)/python:
 
 setup: .venv/.installed-dev
 
+# Two processes, one thread each; the tests of a file share what they prepare.
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 demo: .venv/.installed
 	$(BIN)/seed-hub demo

@@ -18,12 +18,13 @@ from seed_hub.training.settings import RunSettings
 from tests.training.two_processes import run_in_two
 
 # Methods whose other terms, or whose state, are shared out too; `at` at a weight under which a few steps do not blow the
-# rounding of a teacher that is asked about half as many images up to a percent.
+# rounding of a teacher that is asked about half as many images up to a percent, and `bingo` with bags that no rounding changes.
 ALSO = {
     "crd": {"ce_weight": 1.0},
     "simclr": {"memory": 16},
     "compress": {"queues": 2},
     "at": {"feature_weight": 10.0},
+    "bingo": {"bag_size": 3},
 }
 
 
