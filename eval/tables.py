@@ -12,7 +12,7 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
 - ``commands:NAME``: the command of each column.
 - ``gaps:NAME STUDENT/ALONE/TEACHER ...``: for each such triple of models, how much of the gap from ALONE to TEACHER the
   STUDENT closes.
-- ``bars:NAME``: what `seed-hub bench` measured, beside what is aimed at.
+- ``bars:NAME``, of ``eval/results/speed/`` as those below: what `seed-hub bench` measured, beside what is aimed at.
 - ``speed:NAME LABEL ...``: the times of those measurements.
 - ``scaling:NAME LABEL ...``, ``traffic:NAME LABEL``: what many devices would cost, by those measurements.
 - ``input:NAME``, ``queue:NAME``, ``peers:NAME``: what the scripts ``training/bench_*.py`` measured.
@@ -41,6 +41,7 @@ from seed_hub.eval.results_file import results  # noqa: E402
 
 RESULTS = ROOT / "eval" / "results"
 COSTS = "cost/methods.jsonl"
+SPEED = "speed"  # lines of another kind, which no evaluation wrote
 # <!-- KIND:FILE words -->, rewritten, <!-- /KIND -->
 _BLOCK = re.compile(
     r"^(<!-- (results|commands|gaps|methods|bars|speed|input|queue|peers|scaling|traffic):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$",
@@ -101,7 +102,7 @@ def regenerate(text: str, folder: Path, where: str = "the text") -> str:
 
     def block(match: re.Match[str]) -> str:
         start, kind, name, words, _, end = match.groups()
-        path = folder / f"{name}.jsonl"
+        path = (folder / SPEED if kind in _OF_SPEED else folder) / f"{name}.jsonl"
         if not path.exists():
             raise SeedHubError(
                 f"{where} shows {kind}:{name}, but there is no file {path.name} in the results."
@@ -134,6 +135,9 @@ _WRITERS: dict[str, Callable[[list[Line], list[str], Path], str]] = {
     "queue": lambda lines, words, folder: queue_table(lines),
     "peers": lambda lines, words, folder: peers_table(lines),
 }
+
+
+_OF_SPEED = ("bars", "speed", "input", "queue", "peers", "scaling", "traffic")
 
 
 def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:

@@ -1,7 +1,7 @@
 """What a view costs to make, in images per second and core, beside Pillow and torchvision's transforms.
 
     python training/bench_input.py                       # one JSON line per size of view
-    python training/bench_input.py --out eval/results/input.jsonl
+    python training/bench_input.py --out eval/results/speed/input.jsonl
 
 MoCo v2's recipe on JPEG photographs of 500 x 375 px: from the files, from a packed store of JPEG, and from one of raw pixels
 (short side 256 for views of 224 px, 96 for 64). One thread, in turns, in seconds of this process's CPU; medians. The

@@ -1,7 +1,7 @@
 """The same student from the same teacher on the same images: lightly-train, timm's feature distillation, and ours.
 
     python -m venv peers && peers/bin/pip install lightly-train
-    python training/bench_peers.py --lightly peers/bin/python --out eval/results/peers.jsonl
+    python training/bench_peers.py --lightly peers/bin/python --out eval/results/speed/peers.jsonl
 
 Each runs in a process of its own, in turns, one thread, no loading processes, at its own defaults for a CPU; what is compared is
 CPU seconds of each further image once it runs, so that start and end do not count. Weights are random: the time does not

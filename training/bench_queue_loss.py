@@ -1,7 +1,7 @@
 """What SEED's loss costs, beside the formulation with matrices of batch x queue: time, memory, and how exact it is.
 
     python training/bench_queue_loss.py                  # one JSON line per case
-    python training/bench_queue_loss.py --out eval/results/queue_loss.jsonl
+    python training/bench_queue_loss.py --out eval/results/speed/queue_loss.jsonl
 
 One thread. Loss and gradient, ours and the reference in turn, in seconds of this process's CPU; the median of the rounds
 counts. Memory is the growth of the resident size at its highest, each measured in a process of its own (Linux).

@@ -1,6 +1,6 @@
 """Every speed of docs/performance.md that `seed-hub bench` measures, again.
 
-    python training/bench_steps.py --out eval/results/bench.jsonl
+    python training/bench_steps.py --out eval/results/speed/bench.jsonl
 
 One process per line, one thread, half an hour on a quiet core; ``--only`` names some of them. The lines without
 AMX are those of a processor that has none: oneDNN is told so before it starts.
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default="eval/results/bench.jsonl", help="JSON lines file")
+    parser.add_argument("--out", default="eval/results/speed/bench.jsonl", help="JSON lines file")
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES), help="some of them")
     args = parser.parse_args()
     for name in args.only:
