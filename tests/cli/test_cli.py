@@ -129,7 +129,7 @@ def test_doctor(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_says_what_to_install(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"torch": None, "timm": "1.0.3"}
-    monkeypatch.setattr(doctor, "_version", lambda name: there.get(name, "99.0"))
+    monkeypatch.setattr(doctor, "_version", lambda name: there.get(name, "9999.0"))
     answer = hub("doctor", "--json")
     assert answer.status == 0
     assert answer.json["problems"] == [
