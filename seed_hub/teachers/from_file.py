@@ -31,10 +31,7 @@ def load(
             f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
             + nearest(arch, timm.list_models())
         )
-    spec = f"file:{rest}"
-    family = family_of(spec)
-    mean, std = normalisation(spec, options, None, family)
-    size = native_size(spec, options, None, family)
+    of_input = {name: options.pop(name) for name in ("mean", "std", "size") if name in options}
     licence, prefix = options.pop("licence", None), options.pop("prefix", None)
     options.pop("num_classes", None)  # the classifier is as wide as in the file, or left out
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
@@ -42,6 +39,10 @@ def load(
     checkpoint = read_checkpoint(path)
     classes = _classes_in(checkpoint, arch) if classifier else 0
     backbone = map_backbone(checkpoint, arch, options=kwargs, prefix=prefix, classes=classes).backbone
+    spec = f"file:{rest}"  # what is assumed of its input is said of a file that could be read
+    family = family_of(spec)
+    mean, std = normalisation(spec, of_input, None, family)
+    size = native_size(spec, of_input, None, family)
     return Encoder(backbone, arch=arch, mean=mean, std=std, input_size=size, licence=licence)
 
 

@@ -217,7 +217,7 @@ def test_a_teacher_with_random_weights(refused: Any, hub: Any, distill: Any, tmp
     import timm
 
     torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), tmp_path / "random.pth")
-    teacher = f"file:{tmp_path / 'random.pth'}?arch=resnet18"
+    teacher = f"file:{tmp_path / 'random.pth'}?arch=resnet18&mean=0.5&std=0.5&size=32"
     assert "has random weights" in refused(*distill(teacher))
     assert hub(*distill(teacher, "--allow-random-teacher")).status == 0
 
