@@ -31,7 +31,9 @@ def load(
             f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
             + nearest(arch, timm.list_models())
         )
-    of_input = {name: options.pop(name) for name in ("mean", "std", "size") if name in options}
+    of_input: dict[str, str] = {
+        name: options.pop(name) for name in ("mean", "std", "size") if name in options
+    }
     licence, prefix = options.pop("licence", None), options.pop("prefix", None)
     options.pop("num_classes", None)  # the classifier is as wide as in the file, or left out
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
