@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from eval.columns import MODES, PROTOCOLS, Column, Line, by_column, latest, own_settings, title
+from eval.markdown import table
 from seed_hub.eval.budget import in_words
 
 _FACTS = {"method": "method", "teacher": "teacher", "images_seen": "images seen", "hours": "training, h"}
@@ -49,9 +50,7 @@ def results_table(lines: Sequence[Line], wanted: Sequence[str] = ()) -> str:
             body.append([label, *(_said(facts[name].get(fact)) for fact in known), *cells])
     head = ["model", *(_FACTS[fact] for fact in known), *(f"{each}, %" for each in titles)]
     head += [f"mean of {', '.join(column[2] for column in suite)}, %" for suite in suites]
-    rule = ["---"] * (1 + len(known)) + ["---:"] * (len(columns) + len(suites))
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *body])
-    return f"{table}\n\n{caption(columns)}"
+    return f"{table(head, body, words=1 + len(known))}\n\n{caption(columns)}"
 
 
 def _by_family(lines: Sequence[Line]) -> list[str]:

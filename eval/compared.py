@@ -39,9 +39,8 @@ def methods_table(lines: list[Line], costs: list[Line]) -> str:
                 f"{spent['peak_memory_gb']:.1f}" if spent else "",
             )
         )
-    rule = ("---", "---", "---:", "---:", "---:", "---:")
     shown = len(COLUMNS) if any(row[-1] for row in rows) else len(COLUMNS) - 2  # costs that were measured
-    return "\n".join("| " + " | ".join(cells[:shown]) + " |" for cells in [COLUMNS, rule, *rows])
+    return table(COLUMNS[:shown], [cells[:shown] for cells in rows], words=2)
 
 
 def _name(line: Line) -> str:

@@ -42,12 +42,6 @@ from seed_hub.eval.results_file import results  # noqa: E402
 RESULTS = ROOT / "eval" / "results"
 COSTS = "cost/methods.jsonl"
 SPEED = "speed"  # lines of another kind, which no evaluation wrote
-# <!-- KIND:FILE words -->, rewritten, <!-- /KIND -->
-_BLOCK = re.compile(
-    r"^(<!-- (results|commands|gaps|methods|bars|speed|input|queue|peers|scaling|traffic):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$",
-    re.DOTALL | re.MULTILINE,
-)
-
 Line = dict[str, Any]
 
 
@@ -122,11 +116,14 @@ def _methods(lines: list[Line], words: list[str], folder: Path) -> str:
     return f"{methods_table(lines, results(folder / COSTS))}\n\n{caption(by_column(latest(lines)))}"
 
 
-_WRITERS: dict[str, Callable[[list[Line], list[str], Path], str]] = {
+Writer = Callable[[list[Line], list[str], Path], str]
+_OF_EVALUATION: dict[str, Writer] = {
     "results": lambda lines, words, folder: results_table(lines, words),
     "commands": lambda lines, words, folder: commands(lines),
     "gaps": _gaps,
     "methods": _methods,
+}
+_OF_SPEED: dict[str, Writer] = {
     "bars": lambda lines, words, folder: bars_table(lines),
     "speed": lambda lines, words, folder: stages_table(lines, words),
     "scaling": lambda lines, words, folder: scaling_table(lines, words),
@@ -135,9 +132,12 @@ _WRITERS: dict[str, Callable[[list[Line], list[str], Path], str]] = {
     "queue": lambda lines, words, folder: queue_table(lines),
     "peers": lambda lines, words, folder: peers_table(lines),
 }
-
-
-_OF_SPEED = ("bars", "speed", "input", "queue", "peers", "scaling", "traffic")
+_WRITERS = _OF_EVALUATION | _OF_SPEED
+_KINDS = "|".join(_WRITERS)
+# <!-- KIND:FILE words -->, rewritten, <!-- /KIND -->
+_BLOCK = re.compile(
+    rf"^(<!-- ({_KINDS}):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$", re.DOTALL | re.MULTILINE
+)
 
 
 def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:

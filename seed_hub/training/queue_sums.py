@@ -49,19 +49,30 @@ class Sums:
             self.weighted = s.new_zeros(b, values.shape[1])
         if excluded is not None:
             s.masked_fill_(excluded, -torch.inf)
+        if self._picked_out(s, rows, values):
+            return
+        self._exponentiate(s)
+        if excluded is not None:
+            s.masked_fill_(excluded, 0.0)  # the clamp lifted them
+        self.z += s.sum(dim=1, keepdim=True)
+        self.weighted.addmm_(s, values)
+
+    def _picked_out(self, s: Tensor, rows: Tensor, values: Tensor) -> bool:
+        """What counts of a block with similarities ``s`` ``[B, n]`` is added already."""
+        return False
+
+    def _exponentiate(self, s: Tensor) -> None:
+        """Similarities ``[B, n]`` become exp(similarity / tau - shift), in place; what is summed already follows the shift."""
         if not self.flat:
             shift = torch.maximum(self.shift, s.amax(dim=1, keepdim=True) * self.scale)
             shrink = (self.shift - shift).exp_()
+            assert self.weighted is not None
             self.z *= shrink
             self.weighted *= shrink
             self.shift = shift
             # Scaled and shifted in one pass; what rounding does to the shift, it does to log Z as well, and they cancel.
             torch.add(-shift, s, alpha=self.scale, out=s).clamp_(min=-_NATS)
         s.exp_()
-        if excluded is not None:
-            s.masked_fill_(excluded, 0.0)  # the clamp lifted them
-        self.z += s.sum(dim=1, keepdim=True)
-        self.weighted.addmm_(s, values)
 
     def result(self, width: int) -> Attention:
         if self.weighted is None:
@@ -83,21 +94,12 @@ class SumsBesideOwn(Sums):
         self.shift = queries.new_full((len(queries), 1), self.scale)
         self.least = 1 - _FAR / self.scale  # cosine
 
-    def add(self, rows: Tensor, values: Tensor, excluded: Tensor | None, room: Tensor) -> None:
-        b, n = len(self.queries), len(rows)
-        s = torch.mm(self.queries, rows.T, out=room[: b * n].view(b, n))
-        if self.weighted is None:
-            self.weighted = s.new_zeros(b, values.shape[1])
-        if excluded is not None:
-            s.masked_fill_(excluded, -torch.inf)
-        if not self._pick(s, self.least, rows, values):
-            torch.add(-self.shift, s, alpha=self.scale, out=s)
-            # exp of less is denormal, and slow; what the clamp lifts is below rounding.
-            s.clamp_(min=-_NATS).exp_()
-            if excluded is not None:
-                s.masked_fill_(excluded, 0.0)
-            self.z += s.sum(dim=1, keepdim=True)
-            self.weighted.addmm_(s, values)
+    def _picked_out(self, s: Tensor, rows: Tensor, values: Tensor) -> bool:
+        return self._pick(s, self.least, rows, values)
+
+    def _exponentiate(self, s: Tensor) -> None:
+        # exp of less than the clamp is denormal, and slow; what the clamp lifts is below rounding.
+        torch.add(-self.shift, s, alpha=self.scale, out=s).clamp_(min=-_NATS).exp_()
 
     def _pick(self, s: Tensor, least: float, rows: Tensor, values: Tensor) -> bool:
         """Add the rows whose cosine in ``s`` ``[B, n]`` is above ``least``, computed anew; False if they are too many, or
