@@ -6,6 +6,8 @@ from collections import Counter
 from statistics import fmean, stdev
 from typing import Any
 
+from eval.markdown import table
+
 Line = dict[str, Any]
 COLUMNS = ("method", "teacher", "k-NN, %", "linear, %", "images per CPU second", "peak memory, GB")
 

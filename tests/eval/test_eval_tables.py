@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.results_file import results
 
 
 @pytest.fixture(scope="session")
@@ -208,3 +209,9 @@ def test_gaps_closed(script, tmp_path):
 
 def test_precision_may_differ_within_a_table(script):
     script.results_table([line(precision="bf16"), line(name="b", precision="fp32")])
+
+
+def test_results_are_lines_of_evaluations_only(root):
+    """`report`, `info` and `card` read all of them."""
+    lines = [line for path in (root / "eval" / "results").glob("*.jsonl") for line in results(path)]
+    assert lines and all({"protocol", "metric", "value", "model", "data"} <= line.keys() for line in lines)
