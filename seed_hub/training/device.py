@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import nn
 
 from seed_hub.errors import SeedHubError
+from seed_hub.training.cpu_convolutions import Float32DepthwiseConv2d, is_depthwise, use_products
 from seed_hub.training.settings import RunSettings
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -68,18 +69,6 @@ def has_amx() -> bool:
     return supported is not None and supported()
 
 
-class Float32DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that computes in float32 under autocast, and gives what came in: bf16 for bf16.
-
-    On CPUs oneDNN's bf16 backward of 5 x 5 depthwise convolutions is up to 18 times slower than float32; norms and
-    activations after it are memory traffic, half as much in bf16 (a MobileNetV3-Large's step at 64 px: 1.1 times faster).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float()).to(x.dtype)
-
-
 def prepare_for_cpu(module: nn.Module) -> None:
     """Make ``module`` train well on a CPU, in place; its parameters and their names are untouched."""
     # The tails of a cold teacher's softmax are denormal numbers, and those made the loss 25 times slower.
@@ -87,11 +76,7 @@ def prepare_for_cpu(module: nn.Module) -> None:
     for child in module.modules():
         if type(child) is nn.Conv2d and is_depthwise(child):
             child.__class__ = Float32DepthwiseConv2d
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """A convolution of each channel by itself."""
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    use_products(module)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """A frozen network at its limit: batch norms folded into the convolutions before them, weights stored in the precision
-that they are multiplied in.
+that they are multiplied in, and on a CPU convolutions on small maps as products of matrices.
 
 Nothing is taken on trust: the result answers a sample of pixels beside the original, and what does not agree is not used.
 """
@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seed_hub.encoder import Frozen
-from seed_hub.training.device import is_depthwise
+from seed_hub.training.cpu_convolutions import is_depthwise, use_products
 
 _log = logging.getLogger(__name__)
 LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995}
@@ -43,6 +43,8 @@ def at_its_limit(
                 fold_batch_norms(fast, pixels)
             if dtype != torch.float32:
                 store_weights_in(fast, dtype)
+            if pixels.device.type == "cpu":
+                use_products(fast)
             with autocast():
                 worst = cosine_similarity(fast.embed(pixels).float(), original, dim=1).min().item()
         except (RuntimeError, TypeError, ValueError) as error:

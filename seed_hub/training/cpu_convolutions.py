@@ -1,0 +1,150 @@
+"""Convolutions on CPUs: the same sums in an order that takes less time.
+
+oneDNN's kernels are made for large pictures. On the small maps at the end of a network, and of small pictures nearly
+everywhere, its gradient of the weights was measured at 15 GFLOP/s, where a product of matrices reaches hundreds; and its bf16
+backward pass of depthwise convolutions is many times slower than the one in float32.
+
+    rows = patches(x)                  [B * H' * W', k * k * C]
+    y    = rows W^T,   dW = dy^T rows,   dx = sum over the patches of dy W
+
+Legend: B images, C and C' channels in and out, H x W and H' x W' positions in and out, k side of the kernel, s stride, p padding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+# Positions of the output, H' * W', up to which a product of matrices takes less time than oneDNN, forward and backward
+# together: of (k = 1, k > 1), by the precision it is computed in. In others it is oneDNN's.
+LARGEST_MAP = {torch.bfloat16: (64, 16), torch.float32: (9, 9)}
+
+
+class Float32DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution that computes in float32 under autocast, and gives what came in: bf16 for bf16.
+
+    On CPUs oneDNN's bf16 backward of 5 x 5 depthwise convolutions is up to 18 times slower than float32; norms and
+    activations after it are memory traffic, half as much in bf16 (a MobileNetV3-Large's step at 64 px: 1.1 times faster).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float()).to(x.dtype)
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A convolution that is a product of matrices where its output is small, and oneDNN's elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        pointwise, others = LARGEST_MAP.get(dtype, (0, 0))
+        largest = pointwise if self.kernel_size == (1, 1) else others
+        if x.device.type != "cpu" or not 0 < self._positions(x) <= largest:
+            return super().forward(x)
+        y = _MatrixConvolution.apply(x.to(dtype), self.weight.to(dtype), self.stride, self.padding)
+        return y if self.bias is None else y + self.bias.to(dtype)[:, None, None]
+
+    def _positions(self, x: Tensor) -> int:
+        """H' * W', and 0 for what is not ``[B, C, H, W]``: that is for oneDNN to refuse."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            return 0
+        assert not isinstance(self.padding, str)
+        sides = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+        return math.prod((size + 2 * p - kernel) // s + 1 for size, kernel, s, p in sides)
+
+
+def use_products(network: nn.Module) -> None:
+    """Let the plain convolutions of ``network`` be :class:`SmallMapConv2d`, in place; parameters and their names are untouched."""
+    for module in network.modules():
+        if _is_plain(module):
+            module.__class__ = SmallMapConv2d
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution of each channel by itself."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """All channels together, zeros around, no holes; no subclass: it may do something else."""
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == 1
+        and module.dilation == (1, 1)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+class _MatrixConvolution(torch.autograd.Function):
+    """``conv2d(x, weight)``; the patches are made again for the gradient: they are k * k times the picture."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        view = _patches(x, weight.shape[2:], stride, padding)
+        batch, height, width = view.shape[:3]
+        y = view.reshape(batch * height * width, -1) @ _as_matrix(weight).t()
+        return y.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        kernel = weight.shape[2:]
+        rows = grad.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])  # [B * H' * W', C']
+        dx = dweight = None
+        if ctx.needs_input_grad[0]:
+            dx = _sum_patches(rows @ _as_matrix(weight), x.shape, grad.shape, kernel, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            view = _patches(x, kernel, ctx.stride, ctx.padding)
+            dweight = rows.t() @ view.reshape(len(rows), -1)
+            dweight = dweight.view(weight.shape[0], *kernel, -1).permute(0, 3, 1, 2)
+        return dx, dweight, None, None
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """``[C', C, k, k]`` as ``[C', k * k * C]``: a view where channels are last in memory."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _patches(x: Tensor, kernel: Any, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """``[B, C, H, W]`` -> ``[B, H', W', k, k, C]``, a view of the padded picture."""
+    nhwc = x.permute(0, 2, 3, 1)
+    if any(padding):
+        nhwc = pad(nhwc, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    return nhwc.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1]).permute(0, 1, 2, 4, 5, 3)
+
+
+def _sum_patches(
+    rows: Tensor, shape: Any, out: Any, kernel: Any, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """``[B * H' * W', k * k * C]`` -> ``[B, C, H, W]``: what the patches say of each position, added up in float32."""
+    (batch, channels, height, width), (vertical, horizontal) = shape, padding
+    rows = rows.view(batch, *out[2:], *kernel, channels)
+    if tuple(kernel) == tuple(stride) == (1, 1) and not any(padding):
+        return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    total = rows.new_zeros(
+        batch,
+        height + 2 * vertical,
+        width + 2 * horizontal,
+        channels,
+        dtype=torch.promote_types(rows.dtype, torch.float32),
+    )
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            down, right = (
+                slice(i, i + stride[0] * out[2], stride[0]),
+                slice(j, j + stride[1] * out[3], stride[1]),
+            )
+            total[:, down, right] += rows[:, :, :, i, j]
+    inner = total[:, vertical : vertical + height, horizontal : horizontal + width]
+    return inner.to(rows.dtype).permute(0, 3, 1, 2)

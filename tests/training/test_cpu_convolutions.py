@@ -1,0 +1,121 @@
+"""Convolutions as products of matrices: the same numbers and gradients as torch's, where they are used and where not."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from seed_hub.training import cpu_convolutions
+from seed_hub.training.cpu_convolutions import SmallMapConv2d, use_products
+from seed_hub.training.device import prepare_for_cpu
+
+SHAPES = [  # channels in, out, kernel, stride, padding, side
+    (8, 16, 1, 1, 0, 3),
+    (8, 16, 1, 2, 0, 5),
+    (8, 16, 1, 1, 1, 2),
+    (8, 16, 3, 1, 1, 3),
+    (8, 16, 3, 2, 1, 4),
+    (8, 16, 3, 2, 1, 5),
+    (3, 4, 5, 3, 2, 7),
+    (4, 4, (1, 3), (2, 1), (0, 1), 3),
+    (4, 4, 3, 1, 0, 3),
+]
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Counts the products; every size is small enough."""
+    calls = []
+    real = cpu_convolutions._MatrixConvolution.apply
+
+    def counted(*args):
+        calls.append(args[0].shape)
+        return real(*args)
+
+    monkeypatch.setattr(cpu_convolutions._MatrixConvolution, "apply", counted)
+    everything = {torch.bfloat16: (99, 99), torch.float32: (99, 99), torch.float64: (99, 99)}
+    monkeypatch.setattr(cpu_convolutions, "LARGEST_MAP", everything)
+    return calls
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "channels first"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_as_torch_in_value_and_gradient(shape, last, products):
+    channels, out, kernel, stride, padding, side = shape
+    torch.manual_seed(0)
+    layout = torch.channels_last if last else torch.contiguous_format
+    theirs = nn.Conv2d(channels, out, kernel, stride, padding).double().to(memory_format=layout)
+    ours = copy.deepcopy(theirs)
+    use_products(ours)
+    assert type(ours) is SmallMapConv2d
+    x = torch.randn(6, channels, side, side, dtype=torch.float64).to(memory_format=layout)
+    results = []
+    for layer in (theirs, ours):
+        pixels = x.clone().requires_grad_()
+        y = layer(pixels)
+        (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).cos()).sum().backward()
+        results.append((y, pixels.grad, layer.weight.grad, layer.bias.grad))
+    assert len(products) == 1
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_network_under_autocast_stays_as_near_to_float64_as_torchs(products):
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv3_large_100", num_classes=0).eval()
+    ours = copy.deepcopy(network)
+    prepare_for_cpu(ours)
+    x = torch.rand(4, 3, 64, 64)
+    truth = copy.deepcopy(network).double()(x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = [(run(x).double() - truth).norm() / truth.norm() for run in (network, ours)]
+    assert len(products) > 20
+    assert errors[1] < 1.5 * errors[0] < 0.2
+
+
+def test_gradients_are_kept_in_the_weights_own_precision(products):
+    layer = nn.Conv2d(8, 4, 3, padding=1)
+    use_products(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(2, 8, 2, 2))
+    y.float().sum().backward()
+    assert (y.dtype, layer.weight.grad.dtype, layer.bias.grad.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.float32,
+    )
+    assert products
+
+
+def test_large_maps_and_other_precisions_are_left_to_onednn(monkeypatch):
+    layer = nn.Conv2d(8, 4, 3, padding=1).half()
+    use_products(layer)
+    monkeypatch.setattr(cpu_convolutions._MatrixConvolution, "apply", lambda *_: pytest.fail("a product"))
+    layer(torch.randn(2, 8, 2, 2).half())
+    layer.float()(torch.randn(2, 8, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, dilation=2),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        type("Other", (nn.Conv2d,), {})(8, 8, 3),
+    ],
+    ids=["groups", "holes", "padding by name", "mirrored edges", "a subclass"],
+)
+def test_other_convolutions_are_left_alone(layer):
+    before = type(layer)
+    use_products(layer)
+    assert type(layer) is before
+
+
+def test_what_does_not_fit_is_refused_by_torch():
+    layer = nn.Conv2d(8, 4, 1)
+    use_products(layer)
+    with pytest.raises(RuntimeError, match="channels"):
+        layer(torch.randn(2, 6, 2, 2))
