@@ -7,12 +7,15 @@ backward pass of depthwise convolutions is many times slower than the one in flo
     rows = patches(x)                  [B * H' * W', k * k * C]
     y    = rows W^T,   dW = dy^T rows,   dx = sum over the patches of dy W
 
+    depthwise: y_q = sum over p of x_p w_pq,   w_pq the tap that position q has over position p
+
 Legend: B images, C and C' channels in and out, H x W and H' x W' positions in and out, k side of the kernel, s stride, p padding.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +26,9 @@ from torch.nn.functional import pad
 # Positions of the output, H' * W', up to which a product of matrices takes less time than oneDNN, forward and backward
 # together: of (k = 1, k > 1), by the precision it is computed in. In others it is oneDNN's.
 LARGEST_MAP = {torch.bfloat16: (64, 16), torch.float32: (9, 9)}
+MOST_PAIRS = (
+    64  # of positions, H W H' W', up to which the same holds of a depthwise convolution taken pair by pair
+)
 
 
 class Float32DepthwiseConv2d(nn.Conv2d):
@@ -34,7 +40,18 @@ class Float32DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float()).to(x.dtype)
+            pairs = _positions(self, x) * math.prod(x.shape[2:])
+            small = 0 < pairs <= MOST_PAIRS and self.out_channels == self.in_channels
+            return (self._pair_by_pair if small else super().forward)(x.float()).to(x.dtype)
+
+    def _pair_by_pair(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        taps, shape = _taps((height, width), self.kernel_size, self.stride, self.padding)
+        weight = pad(self.weight.flatten(1).t(), (0, 0, 0, 1))  # [k * k + 1, C]: no tap is zero
+        pairs = weight[taps].view(math.prod(shape), height * width, channels)
+        y = (x.permute(0, 2, 3, 1).reshape(batch, 1, -1, channels) * pairs).sum(2)  # [B, H' * W', C]
+        y = y.view(batch, *shape, channels).permute(0, 3, 1, 2)
+        return y if self.bias is None else y + self.bias[:, None, None]
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -44,24 +61,17 @@ class SmallMapConv2d(nn.Conv2d):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         pointwise, others = LARGEST_MAP.get(dtype, (0, 0))
         largest = pointwise if self.kernel_size == (1, 1) else others
-        if x.device.type != "cpu" or not 0 < self._positions(x) <= largest:
+        if x.device.type != "cpu" or not 0 < _positions(self, x) <= largest:
             return super().forward(x)
         y = _MatrixConvolution.apply(x.to(dtype), self.weight.to(dtype), self.stride, self.padding)
         return y if self.bias is None else y + self.bias.to(dtype)[:, None, None]
 
-    def _positions(self, x: Tensor) -> int:
-        """H' * W', and 0 for what is not ``[B, C, H, W]``: that is for oneDNN to refuse."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            return 0
-        assert not isinstance(self.padding, str)
-        sides = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
-        return math.prod((size + 2 * p - kernel) // s + 1 for size, kernel, s, p in sides)
-
 
 def use_products(network: nn.Module) -> None:
-    """Let the plain convolutions of ``network`` be :class:`SmallMapConv2d`, in place; parameters and their names are untouched."""
+    """Let the convolutions of all channels together be :class:`SmallMapConv2d`, in place; parameters and their names are
+    untouched. Subclasses are left alone: they may do something else."""
     for module in network.modules():
-        if _is_plain(module):
+        if type(module) is nn.Conv2d and module.groups == 1:
             module.__class__ = SmallMapConv2d
 
 
@@ -70,15 +80,33 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """All channels together, zeros around, no holes; no subclass: it may do something else."""
-    return (
-        type(module) is nn.Conv2d
-        and module.groups == 1
-        and module.dilation == (1, 1)
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
+def _positions(layer: nn.Conv2d, x: Tensor) -> int:
+    """H' * W'; 0 for what is left to torch: holes, edges other than zeros, pictures that are none of this layer's."""
+    if x.dim() != 4 or x.shape[1] != layer.in_channels or layer.dilation != (1, 1):
+        return 0
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return 0
+    return math.prod(_out_shape(x.shape[2:], layer.kernel_size, layer.stride, layer.padding))
+
+
+def _out_shape(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[int, ...]:
+    """(H', W')"""
+    each = zip(sides, kernel, stride, padding, strict=True)
+    return tuple((side + 2 * p - k) // s + 1 for side, k, s, p in each)
+
+
+@cache
+def _taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[Tensor, tuple[int, ...]]:
+    """(of each pair of positions, out and in, the tap's place in the kernel, k * k where there is none: ``[H' W' H W]``,
+    (H', W'))."""
+    shape = _out_shape(sides, kernel, stride, padding)
+    offsets = [
+        torch.arange(side) - (torch.arange(out) * s - p)[:, None]  # [H', H] and [W', W]
+        for side, out, s, p in zip(sides, shape, stride, padding, strict=True)
+    ]
+    down, right = offsets[0][:, None, :, None], offsets[1][None, :, None, :]
+    there = (down >= 0) & (down < kernel[0]) & (right >= 0) & (right < kernel[1])
+    return torch.where(there, down * kernel[1] + right, math.prod(kernel)).flatten(), shape
 
 
 class _MatrixConvolution(torch.autograd.Function):

@@ -100,18 +100,53 @@ def test_large_maps_and_other_precisions_are_left_to_onednn(monkeypatch):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(8, 8, 3, groups=2),
-        nn.Conv2d(8, 8, 3, dilation=2),
-        nn.Conv2d(8, 8, 3, padding="same"),
-        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
-        type("Other", (nn.Conv2d,), {})(8, 8, 3),
+        nn.Conv2d(8, 6, 3, dilation=2),
+        nn.Conv2d(8, 6, 3, padding="same"),
+        nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 16, 3, padding=1, groups=8),
+        nn.Conv2d(8, 8, 3, padding="same", groups=8),
+        nn.Conv2d(8, 8, 3, dilation=2, padding=2, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
     ],
-    ids=["groups", "holes", "padding by name", "mirrored edges", "a subclass"],
+    ids=str,
 )
-def test_other_convolutions_are_left_alone(layer):
-    before = type(layer)
+def test_other_convolutions_are_left_to_torch(layer, products, monkeypatch):
+    monkeypatch.setattr(cpu_convolutions, "_taps", lambda *_: pytest.fail("pair by pair"))
+    x = torch.randn(2, 8, 5, 5)
+    expected = layer(x)
+    prepare_for_cpu(layer)
+    torch.testing.assert_close(layer(x), expected)
+    assert not products
+
+
+def test_subclasses_are_left_alone():
+    other = type("Other", (nn.Conv2d,), {})
+    layer = other(8, 8, 3)
     use_products(layer)
-    assert type(layer) is before
+    assert type(layer) is other
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(5, 1, 1), (5, 1, 2), (3, 1, 2), (5, 2, 4), (3, 2, 3), (3, 2, 2)]
+)
+def test_depthwise_pair_by_pair_is_the_same(kernel, stride, side, bias, monkeypatch):
+    theirs = nn.Conv2d(12, 12, kernel, stride, kernel // 2, groups=12, bias=bias).double()
+    ours = copy.deepcopy(theirs)
+    prepare_for_cpu(ours)
+    used = []
+    real = cpu_convolutions._taps
+    monkeypatch.setattr(cpu_convolutions, "_taps", lambda *a: used.append(a) or real(*a))
+    x = torch.randn(3, 12, side, side)
+    results = []
+    for layer in (theirs, ours.float()):
+        pixels = x.to(layer.weight.dtype).requires_grad_()
+        y = layer(pixels)
+        (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y).cos()).sum().backward()
+        results.append((y, pixels.grad, *(p.grad for p in layer.parameters())))
+    assert len(used) == 1
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_does_not_fit_is_refused_by_torch():
