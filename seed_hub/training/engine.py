@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from seed_hub.training.device import prepare_for_cpu, stop_requests
 from seed_hub.training.job import Job, load_views, parts_of
-from seed_hub.training.live_teacher import ready
+from seed_hub.training.live_teacher import precision_of, ready
 from seed_hub.training.memory import memory_told
 from seed_hub.training.monitor import Look
 from seed_hub.training.optimization import Schedule
@@ -83,7 +83,7 @@ def prepare(job: Job) -> Schedule:
     job.teachers[:] = [ready(t, job.settings, job.accelerator, for_long=live) for t in job.teachers]
     for pupil in job.pupils:
         if job.accelerator.device.type == "cpu":
-            prepare_for_cpu(pupil.method)
+            prepare_for_cpu(pupil.method, precision_of(job.accelerator))
         pupil.prepare(job.accelerator, job.teachers, job.held_out, job.images.fingerprint)
     if not live:
         for teacher in job.teachers:

@@ -66,7 +66,7 @@ def test_a_network_under_autocast_stays_as_near_to_float64_as_torchs(products):
     torch.manual_seed(0)
     network = timm.create_model("mobilenetv3_large_100", num_classes=0).eval()
     ours = copy.deepcopy(network)
-    prepare_for_cpu(ours)
+    prepare_for_cpu(ours, "bf16")
     x = torch.rand(4, 3, 64, 64)
     truth = copy.deepcopy(network).double()(x.double())
     with torch.autocast("cpu", torch.bfloat16):
@@ -114,7 +114,7 @@ def test_other_convolutions_are_left_to_torch(layer, products, monkeypatch):
     monkeypatch.setattr(cpu_convolutions, "_taps", lambda *_: pytest.fail("pair by pair"))
     x = torch.randn(2, 8, 5, 5)
     expected = layer(x)
-    prepare_for_cpu(layer)
+    prepare_for_cpu(layer, "fp32")
     torch.testing.assert_close(layer(x), expected)
     assert not products
 
@@ -133,7 +133,7 @@ def test_subclasses_are_left_alone():
 def test_depthwise_pair_by_pair_is_the_same(kernel, stride, side, bias, monkeypatch):
     theirs = nn.Conv2d(12, 12, kernel, stride, kernel // 2, groups=12, bias=bias).double()
     ours = copy.deepcopy(theirs)
-    prepare_for_cpu(ours)
+    prepare_for_cpu(ours, "bf16")
     used = []
     real = cpu_convolutions._taps
     monkeypatch.setattr(cpu_convolutions, "_taps", lambda *a: used.append(a) or real(*a))
@@ -154,3 +154,14 @@ def test_what_does_not_fit_is_refused_by_torch():
     use_products(layer)
     with pytest.raises(RuntimeError, match="channels"):
         layer(torch.randn(2, 6, 2, 2))
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("fp32", True)])
+def test_attention_is_fused_only_where_that_is_faster(precision, fused):
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", num_classes=0)
+    ours = copy.deepcopy(theirs)
+    prepare_for_cpu(ours, precision)
+    assert {m.fused_attn for m in ours.modules() if hasattr(m, "fused_attn")} == {fused}
+    x = torch.rand(2, 3, 160, 160)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
