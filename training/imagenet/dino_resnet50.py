@@ -1,0 +1,19 @@
+"""Students of DINO's ResNet-50, by its pooled features; torch.hub runs the code of its repository.
+
+Claim: none published; not measured here yet.
+Cost: docs/imagenet.md; --estimate for this machine.
+
+    torchrun --standalone --nproc-per-node=gpu training/imagenet/dino_resnet50.py --data imagenet/train --student seed_resnet18 --student seed_vit_tiny --out runs/dino_resnet50
+"""
+
+from rows import FEATURES, Row, main
+
+ROW = Row(
+    FEATURES,
+    teacher="torchhub:facebookresearch/dino:main/dino_resnet50",
+    arch="resnet50",
+    width=2048,
+)
+
+if __name__ == "__main__":
+    main(ROW, __doc__)

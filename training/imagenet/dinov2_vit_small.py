@@ -1,0 +1,19 @@
+"""Students of DINOv2's ViT-S/14, by its class token; 224 px are 16 x 16 patches, its position embeddings are resampled.
+
+Claim: none published; not measured here yet.
+Cost: docs/imagenet.md; --estimate for this machine.
+
+    torchrun --standalone --nproc-per-node=gpu training/imagenet/dinov2_vit_small.py --data imagenet/train --student seed_resnet18 --student seed_vit_tiny --out runs/dinov2_vit_small
+"""
+
+from rows import FEATURES, Row, main
+
+ROW = Row(
+    FEATURES,
+    teacher="timm:vit_small_patch14_dinov2.lvd142m",
+    arch="vit_small_patch14_dinov2",
+    width=384,
+)
+
+if __name__ == "__main__":
+    main(ROW, __doc__)

@@ -1,0 +1,19 @@
+"""Students of the Perception Encoder's ViT-B/16 (PE core), by its own attention pooling; it is fed pixels from -1 to 1.
+
+Claim: none published; not measured here yet.
+Cost: docs/imagenet.md; --estimate for this machine.
+
+    torchrun --standalone --nproc-per-node=gpu training/imagenet/pe_core_vit_base.py --data imagenet/train --student seed_resnet18 --student seed_vit_tiny --out runs/pe_core_vit_base
+"""
+
+from rows import FEATURES, Row, main
+
+ROW = Row(
+    FEATURES,
+    teacher="timm:vit_pe_core_base_patch16_224.fb",
+    arch="vit_pe_core_base_patch16_224",
+    width=768,
+)
+
+if __name__ == "__main__":
+    main(ROW, __doc__)
