@@ -1,7 +1,8 @@
 """Released weights: the table, and how a file of it is found and checked. No torch.
 
 A weight ``arch.tag`` is a folder ``model_cards/arch.tag/`` and a Hugging Face repository ``seed-hub/arch.tag``; both
-hold ``model.safetensors``. Where it is looked for, first found first taken:
+hold ``model.safetensors``. The table is ``released.json``, which goes with the package and which ``training/release.py``
+writes. Where a weight is looked for, first found first taken:
 
 1. ``$SEED_HUB_WEIGHTS/arch.tag/model.safetensors``, for machines without network,
 2. ``model_cards/`` of the checkout this package runs from,
@@ -15,8 +16,9 @@ environment variables count: ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ``HF_TOKEN``, 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seed_hub.errors import SeedHubError, nearest
@@ -46,6 +48,10 @@ class Weight:
     """Commit of the Hub repository; None until it is pushed: such a weight is found in folders only."""
     input_size: int = 224
     """Side in pixels of the images it was trained on."""
+    tensors: str = ""
+    """sha256 over the tensors: how lines of results name these weights."""
+    replaced_in: str | None = None
+    """The version of this package that was the last to put another file under this name; None: it is the first."""
 
     @property
     def arch(self) -> str:
@@ -63,7 +69,24 @@ class Weight:
         return f"{HUB_ORGANISATION}/{self.name}"
 
 
-WEIGHTS: tuple[Weight, ...] = ()
+def read_table(path: Path) -> tuple[Weight, ...]:
+    """The weights of a ``released.json``, in its order.
+
+    Raises:
+        WeightsError: the file is not there, or no such table.
+    """
+    try:
+        return tuple(Weight(**row) for row in json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is no table of weights ({error}): install seed-hub again.") from error
+
+
+def table_text(table: tuple[Weight, ...]) -> str:
+    """What :func:`read_table` reads."""
+    return json.dumps([asdict(weight) for weight in table], indent=2) + "\n"
+
+
+WEIGHTS = read_table(Path(__file__).with_name("released.json"))
 """Every released weight; a student's first one is its default."""
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -23,91 +22,20 @@ from PIL import Image
 from safetensors import safe_open
 
 from seed_hub.cli.publish import card, push
-from seed_hub.encoder import Encoder, build_student
+from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.record import weights_sha256
-from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder, save_model
-from seed_hub.projection import projection_head
+from seed_hub.golden import GOLDEN
+from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder
 from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
 from seed_hub.weights import sha256_of
 from tests.github_archive import archive, serving
 from tests.hub_server import TOKEN, HubServer
+from tests.made_up_run import SIDE, make_run, network, write_json
 
 REPO = "people/small.made_up"
-SIDE = 64
 
 # The Hub client hands httpx an open file as `data` when it uploads without Xet.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-def network(name: str, seed: int = 0) -> Encoder:
-    """As after training: norms have moved."""
-    torch.manual_seed(seed)
-    encoder = build_student(name).eval()
-    for module in encoder.backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-    return encoder
-
-
-def line(sha256: str, spec: str, mean: float, **more: Any) -> dict[str, Any]:
-    """Of a results file."""
-    data = {"source": "photos", "split": "validation", "images": 1200, "fingerprint": "0123456789abcdef"}
-    return {
-        "protocol": "knn",
-        "metric": "top1_k20",
-        "value": mean,
-        "n": 1,
-        "mean": mean,
-        "std": None,
-        "values": {},
-        "model": {"spec": spec, "name": spec, "sha256": sha256, "facts": {}},
-        "data": {"train": data | {"split": "train"}, "test": data},
-        "settings": {"size": SIDE, "precision": "fp32"},
-        "commit": "0" * 40,
-        "date": "2026-01-02T03:04:05Z",
-        **more,
-    }
-
-
-def make_run(folder: Path, encoder: Encoder, student: str, **settings: Any) -> Path:
-    """The folder of a finished run of ``encoder``, measured once."""
-    encoder.input_size = SIDE
-    facts = {
-        "name": student,
-        "method": "seed",
-        "teacher": "timm:big.tag",
-        "teacher_licence": "apache-2.0",
-        "images_seen": 320,
-    }
-    save_model(folder / "best", encoder, facts, projection_head(encoder.width, 8, 4))
-    config = {"data": "/home/someone/photos", "student": student, "method": "seed", "teacher": "timm:big.tag"}
-    config |= {"out": "/home/someone/runs/x", "size": SIDE, "method_settings": {"queue_size": 640}}
-    write_json(folder / "config.json", config | settings)
-    command = ["seed-hub", "distill", "--data=/home/someone/photos", "--out", "/home/someone/runs/x"]
-    environment = {
-        "packages": {"torch": "2.6.0", "timm": None},
-        "cpu": "A Processor",
-        "cores": 2,
-        "gpu": None,
-    }
-    write_json(folder / "environment.json", environment | {"command": command, "commit": "abc"})
-    write_json(folder / "verdict.json", {"verdict": "It worked: 45.2% of the neighbours are found."})
-    step = {"event": "step", "step": 40, "images": 640, "loss": 5.0, "seconds": 7200.0, "memory_gb": 1.0}
-    (folder / "log.jsonl").write_text(json.dumps(step | {"seconds_left": 0}) + "\n")
-    lines = [
-        line(weights_sha256(encoder.backbone), "x", 45.678, interval=[43.2, 48.1]),
-        line("1" * 64, f"untrained:{student}", 12.5),
-        line("2" * 64, "another", 99.0, metric="top1_k1", settings={"size": SIDE, "k": 1}),
-    ]
-    (folder / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    return folder
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -215,6 +143,7 @@ def test_an_override_needs_a_reason_and_something_to_override() -> None:
             {"role": "images", "name": "thing1", "licence": "own"},
         ],
     }
+    assert Lineage.from_json(lineage.as_json()) == lineage
     with pytest.raises(SeedHubError, match="do not let"):
         decide(terms, "mit", "  ")
     with pytest.raises(SeedHubError, match="nothing to override: cc-by-nc-4.0 is allowed"):
@@ -275,7 +204,7 @@ def test_the_folder_is_the_repository(run: Path) -> None:
     card(flags(run, licence="cc-by-nc-4.0"))
     folder = run / "card"
     there = {path.name for path in folder.iterdir()}
-    assert there == {"README.md", CONFIG, WEIGHTS, HEAD, "results.jsonl", "scores.png"}
+    assert there == {"README.md", CONFIG, WEIGHTS, HEAD, GOLDEN, "run.json", "results.jsonl", "scores.png"}
     ours = load_model_folder(folder)
     assert ours.licence == "cc-by-nc-4.0" and ours.head is not None
     config = json.loads((folder / CONFIG).read_text())
@@ -325,6 +254,19 @@ def test_a_shortened_measurement_is_marked_and_not_in_the_index(run: Path) -> No
     text = written(run)
     assert "45.68 % [43.20, 48.10] †" in text and "†: not the whole measurement" in text
     assert "model-index" not in text
+
+
+def test_two_modes_of_a_protocol_are_told_apart(run: Path) -> None:
+    lines = [json.loads(text) for text in (run / "results.jsonl").read_text().splitlines()]
+    more = [
+        lines[0] | {"protocol": "linear", "settings": {"size": SIDE, "protocol": mode}}
+        for mode in ("fast", "seed")
+    ]
+    (run / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines + more))
+    text = written(run)
+    names = {result.metric_name for result in ModelCard(text).data.eval_results}
+    for mode in ("fast", "seed"):
+        assert f"| linear, {mode} | top1_k20 |" in text and f"linear, {mode} top1_k20 (%)" in names
 
 
 def test_an_override_is_printed_on_the_card(run: Path) -> None:

@@ -23,7 +23,9 @@ from seed_hub.weights import (
     WeightsError,
     find_weight,
     locate,
+    read_table,
     sha256_of,
+    table_text,
     weights_of,
 )
 from tests.hub_files import flipped
@@ -84,6 +86,15 @@ def test_the_table(weight: Weight) -> None:
     assert weights_of("seed_mobilenetv3_small") == [weight]
     with pytest.raises(WeightsError, match=f"Released: {NAME}.*Did you mean"):
         find_weight(NAME + "s")
+
+
+def test_the_table_is_read_as_it_was_written(weight: Weight, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(table_text((weight, dataclasses.replace(weight, revision=None))))
+    assert read_table(tmp_path / "t.json") == (weight, dataclasses.replace(weight, revision=None))
+    for text in ("[{", '[{"nme": "x"}]'):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(WeightsError, match=r"t\.json is no table of weights .*install seed-hub again"):
+            read_table(tmp_path / "t.json")
 
 
 def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import facts, show, table
 from seed_hub.errors import SeedHubError
 from seed_hub.students.student import Student
-from seed_hub.weights import Weight, weights_of
+from seed_hub.weights import Weight, find_weight, weights_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a checkout, and what a wheel carries of it.
 RESULTS = (PACKAGE.parent / "eval" / "results", PACKAGE / "results")
+IN_LIST = ("knn", "linear")  # of a weight's scores; `seed-hub info` shows all
 
 
 def list_models(argv: list[str]) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def list_models(argv: list[str]) -> dict[str, Any]:
         for row in found
     ]
     show(table(rows, ["name", "parameters", "MACs", "input px", "embedding", "weights"]))
+    if any(row["weights"] for row in found):
+        show("\n" + _weight_table([weight for row in found for weight in row["weights"]]))
     return {"students": found}
 
 
@@ -55,8 +58,9 @@ def info(argv: list[str]) -> dict[str, Any]:
     if ":" in given["name"]:
         return _teacher(given["name"])
     student = find_student(given["name"])
+    released = [find_weight(given["name"])] if "." in given["name"] else weights_of(student.name)
     found = _facts(student)
-    scores = list(_scores(student))
+    scores = _scores(released, None if "." in given["name"] else student)
     side = student.input_size
     show(
         facts(
@@ -73,10 +77,10 @@ def info(argv: list[str]) -> dict[str, Any]:
                 ("licence", f"{student.licence} (the code; each weight has its own)"),
                 (
                     "weights",
-                    "\n".join(f"{w.name} ({w.licence}): {w.description}" for w in weights_of(student.name))
+                    "\n".join(f"{w.name} ({w.licence}, {w.input_size} px): {w.description}" for w in released)
                     or "none yet",
                 ),
-                ("scores", _score_table(scores) if scores else "none measured yet"),
+                ("scores", _score_table(scores, released) if scores else "none measured yet"),
             ]
         )
     )
@@ -126,31 +130,68 @@ def _facts(row: Student) -> dict[str, Any]:
 
 
 def _weight(weight: Weight) -> dict[str, Any]:
-    return {"tag": weight.tag, "licence": weight.licence, "description": weight.description}
+    return {
+        "name": weight.name,
+        "tag": weight.tag,
+        "licence": weight.licence,
+        "description": weight.description,
+        "input": [3, weight.input_size, weight.input_size],
+        "sha256": weight.sha256,
+        "scores": [_score(line) for line in _scores([weight]) if "shortened" not in line],
+    }
 
 
-def _scores(student: Student) -> Iterator[dict[str, Any]]:
-    """Lines of the results files that measured ``student``, in order; what several files hold comes once."""
+def _score(line: dict[str, Any]) -> dict[str, Any]:
+    from seed_hub.eval.results_file import settings_of
+
+    settings = settings_of(line)
+    return {
+        **{name: line[name] for name in ("protocol", "metric", "mean", "std", "n")},
+        "mode": settings.get("protocol"),  # linear: fast, or the paper's
+        "test": line["data"]["test"]["source"],
+        "size": settings.get("size"),
+    }
+
+
+def _weight_table(weights: list[dict[str, Any]]) -> str:
+    rows = []
+    for weight in weights:
+        shown = [score for score in weight["scores"] if score["protocol"] in IN_LIST]
+        scores = [
+            " ".join(filter(None, (each["protocol"], each["mode"], each["metric"])))
+            + f" {each['mean']:.1f} % on {each['test']}"
+            for each in shown
+        ]
+        rows.append(
+            [
+                weight["name"],
+                weight["licence"],
+                f"{weight['input'][-1]} px",
+                "; ".join(scores) or "not measured",
+            ]
+        )
+    return table(rows, ["released weight", "licence", "input", "scores"])
+
+
+def _scores(released: Sequence[Weight], student: Student | None = None) -> list[dict[str, Any]]:
+    """Lines of the results files about these weights, and about the ``student``; of a repeated measurement the last."""
     from seed_hub.eval.results_file import identity, results
 
-    seen = set()
-    for folder in RESULTS:
-        for path in sorted(folder.glob("*.jsonl")):
-            for line in results(path):
-                model = line["model"]
-                if (
-                    student.name
-                    in (
-                        model["name"].split(".")[0],
-                        model["spec"].removeprefix("untrained:").split(".")[0],
-                    )
-                    and identity(line) not in seen
-                ):
-                    seen.add(identity(line))
-                    yield line
+    tensors = {weight.tensors for weight in released if weight.tensors}
+    lines = [line for folder in RESULTS for path in sorted(folder.glob("*.jsonl")) for line in results(path)]
+    about = [
+        line for line in lines if line["model"]["sha256"] in tensors or (student and _is_of(line, student))
+    ]
+    return list({identity(line): line for line in about}.values())
 
 
-def _score_table(scores: list[dict[str, Any]]) -> str:
+def _is_of(line: dict[str, Any], student: Student) -> bool:
+    name, spec = line["model"]["name"], line["model"]["spec"].removeprefix("untrained:")
+    return student.name in (name.split(".")[0], spec.split(".")[0])
+
+
+def _score_table(scores: list[dict[str, Any]], released: Sequence[Weight]) -> str:
+    names = {weight.tensors: weight.name for weight in released}
     rows = []
     for line in scores:
         data = line["data"]["test"]
@@ -159,12 +200,12 @@ def _score_table(scores: list[dict[str, Any]]) -> str:
         spread = "" if line["std"] is None else f" ± {line['std']:.1f}"
         rows.append(
             [
-                f"{line['mean']:.1f}{spread} %",
+                f"{line['mean']:.1f}{spread} %" + (" †" if "shortened" in line else ""),
                 f"{line['protocol']} {line['metric']}",
                 f"n = {line['n']}",
                 f"{data['source']} {data['split'] or ''}".strip() + f" ({data['images']:,} images)",
                 f"{line['settings'].get('size', '')} px",
-                made_by or line["model"]["spec"],
+                names.get(line["model"]["sha256"]) or made_by or line["model"]["spec"],
             ]
         )
     return table(rows)

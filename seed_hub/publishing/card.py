@@ -72,7 +72,8 @@ def _eval_result(measured: Measured) -> Any:
         dataset_name=f"{test['source']} ({test['images']:,} images)",
         dataset_split=test["split"],
         metric_type=f"{line['protocol']}_{line['metric']}",
-        metric_name=f"{line['protocol']} {line['metric']}" + (f" ({measured.unit})" if measured.unit else ""),
+        metric_name=f"{measured.protocol} {line['metric']}"
+        + (f" ({measured.unit})" if measured.unit else ""),
         metric_value=line["mean"],
         metric_args={"n": line["n"], **spread, "images": test["fingerprint"]},
     )
@@ -126,7 +127,7 @@ def _row(measured: Measured) -> str:
     elif line["std"] is not None:
         value += f" ± {line['std']:.2f} (n = {line['n']})"
     cells = [
-        line["protocol"],
+        measured.protocol,
         line["metric"],
         value + (" †" if "shortened" in line else ""),
         f"{test['images']:,} of {test['source']} {test['split'] or ''}".strip(),
@@ -146,7 +147,13 @@ def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
     packages = (publication.environment.get("packages") or {}).items()
     versions = ", ".join(f"{name} {version}" for name, version in packages if version)
     commit = publication.environment.get("commit")
-    made = f"Made with {versions}" + (f"; code at commit `{commit}`." if commit else ".") if versions else ""
+    origin = [
+        f"Made with {versions}" if versions else "",
+        f"Code at commit `{commit}`" if commit else "",
+        f"Script `{publication.script}`" if publication.script else "",
+        f"Training images of fingerprint `{publication.fingerprint}`" if publication.fingerprint else "",
+    ]
+    made = "\n".join(f"- {part}" for part in origin if part)
     seen = f"These weights had seen {facts['images_seen']:,} views" if facts.get("images_seen") else ""
     if seen:
         seen += f" of the {publication.images_seen:,} of the whole run; they are those that its held-out images chose."

@@ -140,6 +140,13 @@ class Lineage:
             "sources": [asdict(source) for source in self.sources],
         }
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Lineage:
+        """What :meth:`as_json` wrote; KeyError or TypeError if something else did."""
+        sources = tuple(Source(**source) for source in content["sources"])
+        licence = KNOWN[content["licence"]]
+        return cls(sources, licence, content["allowed"], content["override"] or "")
+
 
 def find_licence(identifier: str, what: str, flag: str) -> Licence:
     """The entry of the table.

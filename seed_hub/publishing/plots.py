@@ -147,7 +147,7 @@ def _title(measured: Measured) -> str:
     test = line["data"]["test"]
     unit = f" in {measured.unit}" if measured.unit else ""
     mark = " †" if "shortened" in line else ""
-    return f"{line['protocol']} {line['metric']}{unit}, {test['images']:,} images of {test['source']}{mark}"
+    return f"{measured.protocol} {line['metric']}{unit}, {test['images']:,} images of {test['source']}{mark}"
 
 
 def _score(score: Score) -> str:

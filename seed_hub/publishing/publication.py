@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seed_hub.errors import SeedHubError
-from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, replace_file
+from seed_hub.golden import GOLDEN, KEY, golden_embeddings
+from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder, replace_file
 from seed_hub.publishing.licences import Lineage
 
-CARD, RESULTS, TERMS = "README.md", "results.jsonl", "LICENSE"
+CARD, RESULTS, RUN, TERMS = "README.md", "results.jsonl", "run.json", "LICENSE"
+ELSEWHERE = ("model", "lineage", "measured", "terms")  # of a Publication: what other files than run.json hold
 
 
 class Score(NamedTuple):
@@ -39,6 +41,13 @@ class Measured:
         spread = None if line["std"] is None else (line["mean"] - line["std"], line["mean"] + line["std"])
         low_high = tuple(line["interval"]) if line.get("interval") else spread
         return Score("this model", line["mean"], low_high)
+
+    @property
+    def protocol(self) -> str:
+        """With its mode, where it has several: ``linear, seed``."""
+        settings = self.line["settings"]
+        mode = settings.get("protocol") or settings.get("mode")
+        return self.line["protocol"] + (f", {mode}" if mode else "")
 
     @property
     def unit(self) -> str:
@@ -95,6 +104,12 @@ class Publication:
     """Hub id of the teacher, for the metadata"""
     terms: Path | None = None
     """text of a licence, to go along"""
+    script: str = ""
+    """of this repository, that made the run"""
+    fingerprint: str = ""
+    """of the training images"""
+    with_head: bool = True
+    """the projection head goes along, for those who distil from the model"""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -116,11 +131,14 @@ class Publication:
             ) from error
         facts = config.get("seed_hub", {}) | {"lineage": self.lineage.as_json()}
         facts.pop("teacher_licence", None)  # the lineage has it, also where the run did not know it
+        if not self.with_head:
+            facts.pop("projection_head", None)
         return config | {"pretrained_cfg": pretrained, "seed_hub": facts}
 
 
 def write_folder(publication: Publication, folder: Path) -> Path:
-    """Write card, pictures, config, weights, results and terms into ``folder``, which then is the repository; no network.
+    """Write card and pictures, config, weights, golden embeddings, results, terms, and what the card is made of into
+    ``folder``, which then is the repository; no network.
 
     Raises:
         SeedHubError: the folder holds something else, or the licence's text is needed and not there.
@@ -135,11 +153,15 @@ def write_folder(publication: Publication, folder: Path) -> Path:
             f"{passed_on[0]} is passed on with a copy of its text: name the file with --licence-file FILE."
         )
     text, drawn = readme(publication), pictures(publication)  # before anything is written
+    golden = _golden(publication.model)
     _make(folder)
-    for name in (WEIGHTS, HEAD):
+    for name in (WEIGHTS, HEAD) if publication.with_head else (WEIGHTS,):
         if (publication.model / name).exists():
             shutil.copyfile(publication.model / name, folder / name)
+    replace_file(folder / GOLDEN, golden)
     replace_file(folder / CONFIG, (json.dumps(publication.config, indent=2) + "\n").encode())
+    made_of = {name: value for name, value in asdict(publication).items() if name not in ELSEWHERE}
+    replace_file(folder / RUN, (json.dumps(made_of) + "\n").encode())
     lines = "".join(json.dumps(each.line) + "\n" for each in publication.measured)
     if lines:
         replace_file(folder / RESULTS, lines.encode())
@@ -151,11 +173,43 @@ def write_folder(publication: Publication, folder: Path) -> Path:
     return folder
 
 
+def read_folder(folder: Path) -> Publication:
+    """What :func:`write_folder` made ``folder`` of, but the measurements: those are in results files, as they are now.
+
+    Raises:
+        SeedHubError: it did not make it.
+    """
+    try:
+        content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        lineage = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["seed_hub"]["lineage"]
+        points = [tuple(map(tuple, curve["points"])) for curve in content["curves"]]
+        curves = [Curve(**curve | {"points": p}) for curve, p in zip(content["curves"], points, strict=True)]
+        return Publication(
+            **content | {"curves": tuple(curves), "datasets": tuple(content["datasets"])},
+            model=folder,
+            lineage=Lineage.from_json(lineage),
+            terms=folder / TERMS if (folder / TERMS).exists() else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SeedHubError(
+            f"{folder} holds no {CONFIG} and {RUN} of a published model ({error!r}): write it again from its run."
+        ) from error
+
+
+def _golden(model: Path) -> bytes:
+    """As they were written once: those of another machine differ in the last digits, and would be another file."""
+    from safetensors.torch import save
+
+    if (model / GOLDEN).exists():
+        return (model / GOLDEN).read_bytes()
+    return save({KEY: golden_embeddings(load_model_folder(model, head=False))}, metadata={"format": "pt"})
+
+
 def _make(folder: Path) -> None:
     """An empty folder, or one that holds an earlier card and nothing else: all of it is uploaded."""
     from seed_hub.publishing.plots import BARS, CURVES
 
-    ours = {CARD, CONFIG, WEIGHTS, HEAD, RESULTS, TERMS, CURVES, BARS}
+    ours = {CARD, CONFIG, WEIGHTS, HEAD, GOLDEN, RUN, RESULTS, TERMS, CURVES, BARS}
     if folder.exists() and not folder.is_dir():
         raise SeedHubError(f"{folder} is a file: name a folder with --out.")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
