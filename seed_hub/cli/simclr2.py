@@ -18,7 +18,7 @@ from seed_hub.settings import read_settings
 RECIPE = "recipe.json"
 # What the stages set themselves.
 STAGE_OWN = (
-    *("method", "start", "share", "epochs"),
+    *("method", "start", "share", "epochs", "steps", "stream"),
     *("teacher", "more_teachers", "teacher_size", "allow_random_teacher", "cache"),
 )
 

@@ -8,8 +8,10 @@ import re
 from typing import Any
 
 from seed_hub.data.columns import as_labels, image_column, label_column
-from seed_hub.data.parquet import encoded_or_path
+from seed_hub.data.parquet import encoded_or_path, parquet_splits
+from seed_hub.data.remote import is_remote
 from seed_hub.data.splits import choose_split, same_split
+from seed_hub.data.webdataset import shard_splits
 from seed_hub.errors import SeedHubError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")  # org/name or org/name:config
@@ -132,6 +134,52 @@ def open_hub(
             choose_split(split, [own] if own else [], where)
         split = own
     return HubStore(loaded, where, image, label), split
+
+
+def stream_hub(source: str, split: str | None) -> tuple[Any, str | None]:
+    """(``IterableDataset``, split) of a Hub data set, of which nothing is fetched before it is read."""
+    name, _, config = source.partition(":")
+    loaded = _stream(source, path=name, name=config or None)
+    found = choose_split(split, list(loaded), source)
+    return loaded[found], found
+
+
+def stream_files(
+    files: list[str], split: str | None, where: str, *, tars: bool, choose: bool
+) -> tuple[Any, str | None]:
+    """(``IterableDataset``, split) of webdataset shards (``tars``) or parquet files; ``choose`` as for them read at random."""
+    splits = shard_splits(files) if tars else parquet_splits(files)
+    found = choose_split(split, list(splits), where) if choose or split is not None else None
+    chosen = splits[found] if found else files
+    places = [file if is_remote(file) else os.path.abspath(file) for file in chosen]
+    kind = "webdataset" if tars else "parquet"
+    return _stream(where, path=kind, data_files={"train": places})["train"], found
+
+
+def streamed_column(rows: Any, where: str) -> tuple[Any, str]:
+    """(``rows`` with the column of encoded images only, its name)."""
+    import datasets
+
+    if rows.features is None:
+        raise SeedHubError(
+            f'"{where}" does not say which columns it has before it is read: convert it to parquet files or a webdataset.'
+        )
+    column = image_column(rows.features.arrow_schema, None, where)
+    rows = rows.select_columns([column])
+    if isinstance(rows.features[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows, column
+
+
+def _stream(where: str, **what: Any) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(**what, streaming=True)
+    except Exception as error:  # network, hub, builder: each library has its own types
+        raise SeedHubError(
+            f'"{where}" could not be opened to be read in order: {_reason(error)} Check the spelling, or the network.'
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from seed_hub.data.packed import PackedStore, is_packed, open_packed, packed_spl
 from seed_hub.data.patterns import expand_braces
 from seed_hub.data.remote import is_remote, list_remote
 from seed_hub.errors import SeedHubError
+
+if TYPE_CHECKING:
+    from seed_hub.data.streamed import Stream
 
 Source = str | os.PathLike | Sequence[str]
 
@@ -54,6 +58,29 @@ def open_images(
     refuse_too_many(store, bad, allow_bad, where)
     usable = np.delete(np.arange(len(store)), [position for position, _ in bad]) if bad else None
     return Images(store, where, found, usable, [(store.name(position), reason) for position, reason in bad])
+
+
+def open_stream(
+    source: Source, *, held_out: int, split: str | None = None, allow_bad: float = 0.01
+) -> tuple[Stream, Images]:
+    """(training images, held-out images) of ``source``, read in order and never looked through: a Hub data set, parquet files
+    or webdataset shards, as for :func:`open_images`. The first ``held_out`` images are held out.
+
+    Raises ``SeedHubError`` with one sentence, as :func:`open_images`, and for what has its images in files of their own.
+    """
+    from seed_hub.data import hub, streamed
+
+    where = _where(source)
+    kind, places = _kind(source, where)
+    if kind in ("folder", "packed", "saved"):
+        raise SeedHubError(f'"{where}" can be read in any order, which shuffles better: leave out --stream.')
+    if kind == "hub":
+        rows, found = hub.stream_hub(where, split)
+    else:
+        choose = isinstance(source, (str, os.PathLike)) and _is_folder(where)
+        rows, found = hub.stream_files(places, split, where, tars=kind == "webdataset", choose=choose)
+    rows, column = hub.streamed_column(rows, where)
+    return streamed.split_stream(streamed.Stream(rows, column, where, found, allow_bad), held_out)
 
 
 def list_splits(source: Source) -> list[str]:

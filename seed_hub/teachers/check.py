@@ -26,6 +26,7 @@ from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
 
 IMAGES = 16
+LEAST_IMAGES = 3
 LEAST_RANK = 2.0  # below, the images lie on a line: one number says nearly all that the teacher does
 DEVIATIONS = 2.0  # a flip agreement this many standard deviations above chance, 1/2, is none
 _BATCH = 8
@@ -50,7 +51,7 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
     """Look at ``teacher``, and refuse what nobody should learn from.
 
     Args:
-        pixels: ``[N, 3, S, S]`` in [0, 1], float or uint8 in [0, 255], N >= 3, as the teacher will see them; None:
+        pixels: ``[N, 3, S, S]`` in [0, 1], float or uint8 in [0, 255], N >= :data:`LEAST_IMAGES`, as the teacher will see them; None:
             :data:`IMAGES` generated ones of its own size.
         flips: mirrored images mean the same; False for data where they do not (digits, text).
 
@@ -60,8 +61,10 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
     """
     if pixels is None:
         pixels = generated_images(IMAGES, teacher.input_size)
-    if len(pixels) < 3:
-        raise SeedHubError(f"{len(pixels)} images are too few to look at a teacher with: give 3 or more.")
+    if len(pixels) < LEAST_IMAGES:
+        raise SeedHubError(
+            f"{len(pixels)} images are too few to look at a teacher with: give {LEAST_IMAGES} or more."
+        )
     name = f'The teacher "{teacher.name}"'
     _check_weights(teacher, name)
     embeddings, untrained = _embed(teacher, pixels)  # [N, D]

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from seed_hub.data import Images
+from seed_hub.data.center import CenterViews
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.teachers.check import IMAGES, LEAST_IMAGES, check_teacher
 from seed_hub.training.compiling import compiles
 from seed_hub.training.method import Method, Shapes, shapes_of
 from seed_hub.training.optimization import peak_lr
@@ -23,6 +25,21 @@ NEVER_NONE = ("head_layers", "embedding_width", "out_dim", "bottleneck_width", "
 """counts and widths of which a method needs one at least"""
 MOST = {"crop_least": 1, "jitter": 2.5}
 """a share of the image; a jitter's fifth is the hue's, which goes all the way round at 0.5"""
+
+
+def check_teachers(teachers: Sequence[Frozen], held_out: Images, settings: RunSettings) -> None:
+    """Refuse a teacher that says nothing of some held-out images, as the run will show them to it; a few seconds.
+
+    Raises:
+        SeedHubError: see :func:`seed_hub.teachers.check.check_teacher`.
+    """
+    if settings.allow_random_teacher or len(held_out) < LEAST_IMAGES:
+        return
+    spread = range(0, len(held_out), max(1, len(held_out) // IMAGES))
+    views = CenterViews(held_out, settings.teacher_size or settings.size)
+    pixels = torch.stack([views[i][0] for i in spread[:IMAGES]])
+    for teacher in teachers:
+        check_teacher(teacher, pixels, flips=settings.flip > 0)
 
 
 def check_settings(cls: type[Method], settings: RunSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -88,7 +89,10 @@ def prepare(job: Job) -> Schedule:
     if not live:
         for teacher in job.teachers:
             teacher.to("meta")  # the pupils have what it says of the held-out images: free its memory
-    return Schedule.of(job.settings, len(job.images))
+    settings = job.settings
+    if settings.steps:
+        settings = replace(settings, epochs=settings.steps / job.per_epoch)
+    return Schedule.of(settings, job.per_epoch * settings.batch_size)
 
 
 def take_steps(
@@ -105,7 +109,7 @@ def take_steps(
         for pupil in learning:
             pupil.model.train()
             pupil.method.step, pupil.method.steps = step, schedule.steps
-        parts = parts_of(job, step // (len(job.images) // settings.batch_size), views, index, labels)
+        parts = parts_of(job, step // job.per_epoch, views, index, labels)
         for number, batch in enumerate(parts, 1):
             for pupil in learning:
                 pupil.learn(batch, 1 / settings.accumulate, last=number == settings.accumulate)

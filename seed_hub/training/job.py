@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from seed_hub.data import Images
+from seed_hub.data.streamed import Stream
 from seed_hub.encoder import Frozen
 from seed_hub.machine import loading_processes
 from seed_hub.training.batches import StepBatches
@@ -19,6 +20,7 @@ from seed_hub.training.live_teacher import ask_all
 from seed_hub.training.method import Batch
 from seed_hub.training.pupil import Pupil
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.stream_batches import StreamBatches
 from seed_hub.training.teacher_cache.reading import TeacherCache
 from seed_hub.training.view_loading import in_parts, views_dataset
 from seed_hub.training.views import whole_view
@@ -29,7 +31,7 @@ class Job:
     """What a loop works with."""
 
     pupils: list[Pupil]
-    images: Images
+    images: Images | Stream
     held_out: Images
     teachers: list[Frozen]
     """fill ``batch.teachers``; none for methods that learn alone"""
@@ -42,27 +44,24 @@ class Job:
         """The pupils' own differ in ``student`` and ``out`` only."""
         return self.pupils[0].settings
 
+    @property
+    def per_epoch(self) -> int:
+        """Steps of a pass over the images; of a stream, whose end nobody knows, the run counts as one."""
+        if isinstance(self.images, Stream):
+            return self.settings.steps
+        return len(self.images) // self.settings.batch_size
+
 
 def load_views(job: Job, first: int, last: int) -> DataLoader:
     """This process's share of every batch from step ``first`` to ``last``."""
     settings, accelerator = job.settings, job.accelerator
-    batches = StepBatches(
-        len(job.images),
-        settings.batch_size,
-        seed=settings.seed,
-        first=first,
-        last=last,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        view_epochs=job.cache.epochs if job.cache else None,
-    )
     workers = loading_processes(settings.workers)
     views = job.pupils[0].method.view_settings(whole_view(settings))
     dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
     return DataLoader(
         dataset,
         collate_fn=collate,
-        batch_sampler=batches,
+        batch_sampler=_batches(job, first, last),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=accelerator.device.type == "cuda",
@@ -70,6 +69,21 @@ def load_views(job: Job, first: int, last: int) -> DataLoader:
         # start, and a resumed run would differ from an uninterrupted one.
         generator=torch.Generator().manual_seed(settings.seed),
     )
+
+
+def _batches(job: Job, first: int, last: int) -> StepBatches | StreamBatches:
+    settings = job.settings
+    share: dict[str, int] = {
+        "seed": settings.seed,
+        "first": first,
+        "last": last,
+        "rank": job.accelerator.process_index,
+        "world": job.accelerator.num_processes,
+    }
+    if isinstance(job.images, Stream):
+        return StreamBatches(job.images, settings.batch_size, **share, folder=job.pupils[0].folder.path)
+    view_epochs = job.cache.epochs if job.cache else None
+    return StepBatches(len(job.images), settings.batch_size, **share, view_epochs=view_epochs)
 
 
 def parts_of(job: Job, epoch: int, views: Any, index: Tensor, labels: Tensor) -> Iterator[Batch]:

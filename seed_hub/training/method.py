@@ -66,7 +66,7 @@ class Task:
     teachers: tuple[Shapes, ...]
     """empty for methods without a teacher"""
     images: int
-    """N, images to train on; ``Batch.index`` is below it"""
+    """N, images to train on, and ``Batch.index`` is below it; 0 for a stream, whose indices have gaps"""
     classes: int
     """of the labels, for methods that ask for them; 0 without"""
     seed: int

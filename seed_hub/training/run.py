@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from seed_hub.data import Images, choose_share, hide_labels, open_images, split_held_out
+from seed_hub.data import Images, choose_share, hide_labels, open_images, open_stream, split_held_out
+from seed_hub.data.streamed import Stream
 from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import start_from
@@ -20,6 +22,7 @@ from seed_hub.training.checks import (
     check_batch,
     check_cacheable,
     check_settings,
+    check_teachers,
     check_together,
     check_views,
     class_count,
@@ -38,6 +41,7 @@ from seed_hub.training.monitor import Look
 from seed_hub.training.pupil import Pupil
 from seed_hub.training.run_folder import RunFolder
 from seed_hub.training.settings import RunSettings
+from seed_hub.training.stream_batches import check_counting
 from seed_hub.training.teacher_cache.reading import TeacherCache, open_cache
 
 
@@ -100,6 +104,7 @@ def assemble(
     cls = method_class(settings.method)
     own = resolve_method_settings(cls, settings.method, method_settings or {})
     check_settings(cls, settings)
+    check_counting(settings)
     reads = cls.reads(own)
     if settings.cache:
         check_cacheable(cls, reads, settings)
@@ -112,20 +117,27 @@ def assemble(
             folder.check(resume=resume, overwrite=overwrite)
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
-        images, held_out = images_of(settings, progress, only_labelled=cls.needs_labels)
+        images, held_out = (
+            stream_of(settings, reads)
+            if settings.stream
+            else images_of(settings, progress, only_labelled=cls.needs_labels)
+        )
     teachers = load_teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
-    cache = None
-    if settings.cache:
+    check_teachers(teachers, held_out, settings)
+    cache = labels = None
+    count = classes = 0
+    if settings.cache and isinstance(images, Images):
         before = folders[0].read_json("config.json").get("cache_manifest") if resume else None
         cache = open_cache(
             settings, cls, own, teacher=teachers[0], images=images, accelerator=accelerator, before=before
         )
-    labels = known_labels(reads, images, settings)
-    classes = class_count(images, labels)
+    if isinstance(images, Images):
+        labels = known_labels(reads, images, settings)
+        count, classes = len(images), class_count(images, labels)
     pupils = []
     for each, folder, (student, start_head, shapes, random) in zip(runs, folders, students, strict=True):
-        task = Task(shapes, taught, len(images), classes, settings.seed, labels, start_head)
+        task = Task(shapes, taught, count, classes, settings.seed, labels, start_head)
         set_random_state(random)
         method = cls(student.train(), own, task)
         check_views(method, each)
@@ -163,7 +175,7 @@ def _student(
 
 def _summary(
     settings: RunSettings,
-    images: Images,
+    images: Images | Stream,
     held_out: Images,
     accelerator: Accelerator,
     cache: TeacherCache | None,
@@ -176,10 +188,18 @@ def _summary(
         else "without a teacher"
     )
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
-    answers = f"; {cache.summary(settings)}" if cache is not None else ""
+    answers = ""
+    if isinstance(images, Images):
+        what = f"{len(images):,} images"
+        epochs = settings.steps / (len(images) // settings.batch_size) or settings.epochs
+        if cache is not None:
+            answers = f"; {cache.summary(replace(settings, epochs=epochs))}"
+    else:
+        what = f"a stream of {images.files:,} files read {images.lanes} at a time"
+    length = f"{settings.steps:,} steps" if settings.steps else f"{settings.epochs:g} epochs"
     return (
-        f"{settings.student} by {settings.method}, {source}: {len(images):,} images{bad}, {len(held_out):,} held out, "
-        f"{settings.size} px, {settings.epochs:g} epochs, {where} in {precision_of(accelerator)}, into {settings.out}{answers}"
+        f"{settings.student} by {settings.method}, {source}: {what}{bad}, {len(held_out):,} held out, "
+        f"{settings.size} px, {length}, {where} in {precision_of(accelerator)}, into {settings.out}{answers}"
     )
 
 
@@ -215,6 +235,29 @@ def images_of(
             f"{settings.batch_size}: pass --batch-size {max(2, len(training) // 2)} or less."
         )
     return training, held_out
+
+
+def stream_of(settings: RunSettings, reads: frozenset[str]) -> tuple[Stream, Images]:
+    """(training images, held-out images), read in order.
+
+    Raises:
+        SeedHubError: labels are learnt from, or there are too few images.
+    """
+    if "labels" in reads:
+        raise SeedHubError(
+            f'The method "{settings.method}" learns from labels, and of a stream the images only are read: leave out --stream, or '
+            "use a method without labels, such as --method seed."
+        )
+    if settings.held_out < 2:
+        raise SeedHubError(
+            f"--held-out is {settings.held_out}: at least 2 images of a stream are needed to see whether training works."
+        )
+    return open_stream(
+        settings.data,
+        held_out=settings.held_out,
+        split=settings.split or None,
+        allow_bad=settings.allow_bad,
+    )
 
 
 def load_teachers(settings: RunSettings, reads: frozenset[str]) -> list[Frozen]:

@@ -7,6 +7,7 @@ checkpoint.pt     everything needed to continue exactly; no teacher
 best/ last/       the student, ready to ship (see seed_hub.model_folder)
 looks/STEP/       the same as it was at each look, if asked for (keep_looks)
 bad_images.txt    what was skipped, and why
+stream.jsonl      of a stream, where reading can begin again
 verdict.json      did it work?
 """
 
@@ -69,6 +70,7 @@ class RunFolder:
                 "log.jsonl",
                 "verdict.json",
                 "bad_images.txt",
+                "stream.jsonl",
                 "report.html",
                 "config.json",
             ):

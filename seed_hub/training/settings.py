@@ -13,6 +13,8 @@ class RunSettings:
     """unlabelled images: a folder, parquet file or folder, webdataset shards ("train-{000..099}.tar"), either by URL too, or a Hub data set id"""
     split: str = ""
     """split of the data to train on; empty: the data set's train split, or all of it"""
+    stream: bool = False
+    """read the data in order, as they come, for what cannot be kept or looked through: a Hub data set, parquet files or webdataset shards; the run is counted in --steps"""
     student: str = "seed_mobilenetv3_large"
     """the network to train: a name of the zoo, or any timm architecture"""
     start: str = ""
@@ -45,6 +47,8 @@ class RunSettings:
     """parts each batch is split into, one after the other, to save memory"""
     epochs: float = 200.0
     """passes over the images"""
+    steps: int = 0
+    """steps of the run, instead of --epochs; 0: as --epochs say"""
     optimizer: str = "sgd"
     """sgd (momentum 0.9), adamw, or lars (momentum 0.9; for batches of thousands, as SimCLR's)"""
     lr: float = 0.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from seed_hub.data import Images
+from seed_hub.data.streamed import Stream
 from seed_hub.errors import SeedHubError
 from seed_hub.training.device_views import (
     DEVICE_TRANSFORM_VERSION,
@@ -40,12 +41,13 @@ def transform_version(settings: RunSettings, device: torch.device) -> str:
 
 
 def views_dataset(
-    images: Images, views: list[ViewSettings], settings: RunSettings, device: torch.device
+    images: Images | Stream, views: list[ViewSettings], settings: RunSettings, device: torch.device
 ) -> tuple[ViewsDataset, Callable[[list[Any]], Any] | None]:
     """What a loader reads, and how it makes batches of it (None: its own way)."""
+    opened = cast(Images, images)  # they only open images and ask for labels, which a stream can
     if made_on_device(settings, device):
-        return CutsDataset(images, views, settings.seed), collate_cuts
-    return ViewsDataset(images, views, settings.seed), None
+        return CutsDataset(opened, views, settings.seed), collate_cuts
+    return ViewsDataset(opened, views, settings.seed), None
 
 
 def in_parts(

@@ -202,6 +202,11 @@ class Crd(LabelledDistillation):
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
+        if not task.images:
+            raise SeedHubError(
+                'The method "crd" keeps a row of every image, and nobody knows how many a stream has: leave out --stream, '
+                "or use --method seed."
+            )
         width = settings.embedding_width
         self.head = projection_head(student.width, 0, width, layers=1)
         self.embed_t = nn.Linear(task.teacher.embedding, width)
