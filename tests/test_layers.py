@@ -21,8 +21,9 @@ ALLOWED = {
     "report": {"zoo", "eval", "training", "report"},
     "demo": {"zoo", "eval", "training", "demo"},
     "publishing": {"zoo", "publishing"},
+    "exporting": {"zoo", "eval", "exporting"},
     "bench": {"zoo", "training", "bench"},
-    "cli": {"zoo", "eval", "training", "report", "demo", "publishing", "bench", "cli"},
+    "cli": {"zoo", "eval", "training", "report", "demo", "publishing", "exporting", "bench", "cli"},
 }
 # Read without torch: the command line's start, the table of students, the settings.
 TORCH_FREE = (

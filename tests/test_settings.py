@@ -22,6 +22,7 @@ EVERY = [
     *((path, "Settings") for path in [*METHODS, *PROTOCOLS]),
     (PACKAGE / "training" / "settings.py", "RunSettings"),
     (PACKAGE / "cli" / "embed.py", "EmbedSettings"),
+    (PACKAGE / "cli" / "export.py", "ExportSettings"),
     (PACKAGE / "cli" / "pack.py", "PackSettings"),
     (PACKAGE / "cli" / "cache.py", "CacheSettings"),
     (PACKAGE / "bench" / "settings.py", "BenchSettings"),

@@ -48,6 +48,7 @@ COMMANDS = {
     "embed": ("embed", "embed", "write the embeddings of images to a file"),
     "pack": ("pack", "pack", "images decoded and shrunk once, into a store that is read fast"),
     "bench": ("bench", "bench", "how long a step takes, stage by stage, and how far it is from the limit"),
+    "export": ("export", "export", "a model as a file for a device (ONNX, ...), compared with the model"),
     "convert": ("convert", "convert", "a published checkpoint as a model folder, without running its code"),
     "card": ("publish", "card", "write the Hugging Face page of a run, without network"),
     "push": ("publish", "push", "publish a run on the Hugging Face Hub"),

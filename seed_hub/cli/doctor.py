@@ -38,6 +38,10 @@ NEEDED = {
 }
 EXTRAS = {
     "detection": "pycocotools",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "coreml": "coremltools",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",
@@ -75,9 +79,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         or "none installed"
     )
     if absent:
-        extras += (
-            f"\n{', '.join(absent)} missing, for tracking runs: pip install 'seed-hub[{','.join(absent)}]'"
-        )
+        extras += f"\n{', '.join(absent)} missing, for tracking runs, exporting or detection: pip install 'seed-hub[{','.join(absent)}]'"
     memory, shared = report["memory_gb"], report["shared_memory_gb"]
     rows = [
         ("python", f"{report['python']} on {report['platform']}"),
