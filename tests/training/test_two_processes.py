@@ -95,7 +95,8 @@ def test_two_processes_learn_what_one_would(both, method):
     assert one.keys() == two.keys()
     moved = sum((one[name] - weight).square().sum() for name, weight in start.items()).sqrt()
     apart = sum((one[name] - two[name]).square().sum() for name in start).sqrt()
-    assert apart < 1e-3 * moved, f"{apart} apart after moving by {moved}"
+    rounding = 1e-6  # of the sums over a batch: two halves are not added up as one whole is
+    assert apart < 1e-3 * moved + rounding, f"{apart} apart after moving by {moved}"
     for name in one.keys() - start.keys():  # heads, queues, averages, centres
         if isinstance(one[name], torch.Tensor):
             torch.testing.assert_close(
