@@ -17,6 +17,7 @@ import json
 import mmap
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -79,6 +80,39 @@ class PackedStore:
         """(height, width) in px, without decoding."""
         shard, row = self._find(position)
         return shard.rows[row].item()[2:4]
+
+    @property
+    def bytes(self) -> int:
+        """Of all images as they are stored."""
+        return sum(shard["bytes"] for shard in self.manifest["shards"])
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """The shards one after another: uint8 ``[<= size]``, read-only views of the mapped files."""
+        for number, written in enumerate(self.manifest["shards"]):
+            for start in range(0, written["bytes"], size):
+                count = min(size, written["bytes"] - start)
+                yield np.frombuffer(self._shard(number).images, np.uint8, count, start)
+
+    def layout(self) -> np.ndarray:
+        """int64 ``[3, N]`` of a raw store: each image's first pixel, counted through all shards, its height and its width.
+
+        Raises:
+            SeedHubError: an index that its shard contradicts.
+        """
+        parts, before = [], 0
+        for number, written in enumerate(self.manifest["shards"]):
+            rows = self._shard(number).rows
+            offset, size, height, width = (
+                rows[name].astype(np.int64) for name in ("offset", "size", "height", "width")
+            )
+            inside = (offset >= 0) & (offset + size <= written["bytes"])
+            aligned = (offset % 3 == 0) & (written["bytes"] % 3 == 0)
+            filled = (np.minimum(height, width) > 0) & (size == 3 * height * width)
+            if not (inside & aligned & filled).all():
+                raise _broken(self.root, f"{part_names(number)[1]} does not fit {part_names(number)[0]}")
+            parts.append(np.stack([(before + offset) // 3, height, width]))
+            before += written["bytes"]
+        return np.concatenate(parts, axis=1)
 
     def _find(self, position: int) -> tuple[_Shard, int]:
         if not 0 <= position < len(self):

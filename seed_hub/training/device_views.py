@@ -28,30 +28,52 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The part of a decoded image that one view depends on."""
+class Window:
+    """The part of a decoded image that one view depends on, in pixels."""
 
-    pixels: np.ndarray
-    """uint8 ``[h, w, 3]``"""
+    left: int
+    top: int
+    width: int
+    height: int
     start: tuple[float, float]
-    """left and top of the crop, in pixels of the cut"""
+    """left and top of the crop, within the window"""
     ratio: tuple[float, float]
-    """pixels of the cut per pixel of the view, across and down"""
+    """pixels of the image per pixel of the view, across and down"""
     parameters: ViewParameters
 
 
-def cut_out(pixels: np.ndarray, parameters: ViewParameters, scale: int = 1) -> Cut:
+def window_of(parameters: ViewParameters, width: int, height: int, scale: int = 1) -> Window:
     """The crop and what the resize sees around it.
+
+    Args:
+        width, height: of the decoded image, a ``scale``-th of the one that was drawn for.
+    """
+    left, top, across, down = (v / scale for v in parameters.box)
+    ratio = across / parameters.size, down / parameters.size
+    beyond_x, beyond_y = (math.ceil(max(r, 1.0)) for r in ratio)
+    x, y = max(0, math.floor(left) - beyond_x), max(0, math.floor(top) - beyond_y)
+    right = min(width, math.ceil(left + across) + beyond_x)
+    bottom = min(height, math.ceil(top + down) + beyond_y)
+    return Window(x, y, right - x, bottom - y, (left - x, top - y), ratio, parameters)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A window and its pixels: uint8 ``[h, w, 3]``."""
+
+    pixels: np.ndarray
+    window: Window
+
+
+def cut_out(pixels: np.ndarray, parameters: ViewParameters, scale: int = 1) -> Cut:
+    """What a view depends on.
 
     Args:
         pixels: uint8 ``[ceil(H / scale), ceil(W / scale), 3]`` of the image of ``[H, W]`` that was drawn for.
     """
-    left, top, width, height = (v / scale for v in parameters.box)
-    across, down = width / parameters.size, height / parameters.size
-    beyond_x, beyond_y = math.ceil(max(across, 1.0)), math.ceil(max(down, 1.0))
-    x, y = max(0, math.floor(left) - beyond_x), max(0, math.floor(top) - beyond_y)
-    cut = pixels[y : math.ceil(top + height) + beyond_y, x : math.ceil(left + width) + beyond_x]
-    return Cut(cut, (left - x, top - y), (across, down), parameters)
+    height, width, _ = pixels.shape
+    w = window_of(parameters, width, height, scale)
+    return Cut(pixels[w.top : w.top + w.height, w.left : w.left + w.width], w)
 
 
 @dataclass(frozen=True)
@@ -63,9 +85,9 @@ class ViewBatch:
     extent: Tensor
     """``[2, B]``: width and height of the cut"""
     start: Tensor
-    """``[2, B]``, as ``Cut.start``"""
+    """``[2, B]``, as ``Window.start``"""
     ratio: Tensor
-    """``[2, B]``, as ``Cut.ratio``"""
+    """``[2, B]``, as ``Window.ratio``"""
     flip: Tensor
     """bool ``[B]``"""
     blend: Tensor
@@ -92,7 +114,7 @@ class ViewBatch:
         return self._with(Tensor.pin_memory)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.flip)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
         held = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -102,31 +124,36 @@ class ViewBatch:
 
 def gather(cuts: Sequence[Cut]) -> ViewBatch:
     """One batch of ``cuts`` of one size of view."""
-    drawn = [cut.parameters for cut in cuts]
-    (size,) = {p.size for p in drawn}
-    extent = torch.tensor([cut.pixels.shape[1::-1] for cut in cuts])  # [B, 2]
-    pixels = torch.zeros(len(cuts), *extent.amax(0).flip(0).tolist(), 3, dtype=torch.uint8)
+    windows = [cut.window for cut in cuts]
+    height, width = max(w.height for w in windows), max(w.width for w in windows)
+    pixels = torch.zeros(len(cuts), height, width, 3, dtype=torch.uint8)
     for place, cut in zip(pixels.numpy(), cuts, strict=True):
-        place[: cut.pixels.shape[0], : cut.pixels.shape[1]] = cut.pixels
+        place[: cut.window.height, : cut.window.width] = cut.pixels
+    return ViewBatch(pixels, **numbers_of(windows))
+
+
+def numbers_of(windows: Sequence[Window]) -> dict[str, Any]:
+    """All that a ``ViewBatch`` of ``windows`` holds beside the pixels."""
+    drawn = [window.parameters for window in windows]
+    (size,) = {p.size for p in drawn}
     kernels = {i: blur_kernel(p.blur_sigma) for i, p in enumerate(drawn) if p.blur_sigma}
     longest = max(map(len, kernels.values()), default=1)
     blur = [np.pad(kernel, (longest - len(kernel)) // 2) for kernel in kernels.values()]
-    colour = [dict(p.colour) for p in drawn]
-    return ViewBatch(
-        pixels,
-        extent.T.float().contiguous(),
-        torch.tensor([cut.start for cut in cuts]).T.contiguous(),
-        torch.tensor([cut.ratio for cut in cuts]).T.contiguous(),
-        torch.tensor([p.flip for p in drawn]),
-        torch.tensor([[_blend_shares(p, step) for p in drawn] for step in range(len(ADJUSTMENTS))]),
-        tuple(_indices([_name(p, step) == "hue" for p in drawn]) for step in range(len(ADJUSTMENTS))),
-        torch.tensor([steps.get("hue", 0.0) for steps in colour]),
-        torch.tensor([p.grey for p in drawn]),
-        torch.tensor(list(kernels), dtype=torch.int64),
-        torch.from_numpy(np.array(blur, dtype=np.float32).reshape(-1, longest)),
-        torch.tensor([p.solarise for p in drawn]),
-        size,
-    )
+    steps = range(len(ADJUSTMENTS))
+    return {
+        "extent": torch.tensor([(float(w.width), float(w.height)) for w in windows]).T.contiguous(),
+        "start": torch.tensor([w.start for w in windows]).T.contiguous(),
+        "ratio": torch.tensor([w.ratio for w in windows]).T.contiguous(),
+        "flip": torch.tensor([p.flip for p in drawn]),
+        "blend": torch.tensor([[_blend_shares(p, step) for p in drawn] for step in steps]),
+        "hue_at": tuple(_indices([_name(p, step) == "hue" for p in drawn]) for step in steps),
+        "hue": torch.tensor([dict(p.colour).get("hue", 0.0) for p in drawn]),
+        "grey": torch.tensor([p.grey for p in drawn]),
+        "blur_at": torch.tensor(list(kernels), dtype=torch.int64),
+        "blur": torch.from_numpy(np.array(blur, dtype=np.float32).reshape(-1, longest)),
+        "solarise": torch.tensor([p.solarise for p in drawn]),
+        "size": size,
+    }
 
 
 def _name(parameters: ViewParameters, step: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,15 @@ from seed_hub.training.batches import StepBatches
 from seed_hub.training.live_teacher import ask_all
 from seed_hub.training.method import Batch
 from seed_hub.training.pupil import Pupil
+from seed_hub.training.resident import ResidentLoader, images_that_fit
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.stream_batches import StreamBatches
+from seed_hub.training.teacher_cache.claiming import in_bytes
 from seed_hub.training.teacher_cache.reading import TeacherCache
 from seed_hub.training.view_loading import in_parts, views_dataset
 from seed_hub.training.views import whole_view
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,23 +57,35 @@ class Job:
         return len(self.images) // self.settings.batch_size
 
 
-def load_views(job: Job, first: int, last: int) -> DataLoader:
-    """This process's share of every batch from step ``first`` to ``last``."""
+def load_views(job: Job, first: int, last: int, *, free: int | None = None) -> DataLoader:
+    """This process's share of every batch from step ``first`` to ``last``.
+
+    Args:
+        free: bytes of the device's memory, half of which may hold images; None: what it has free.
+    """
     settings, accelerator = job.settings, job.accelerator
     workers = loading_processes(settings.workers)
     views = job.pupils[0].method.view_settings(whole_view(settings))
-    dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        batch_sampler=_batches(job, first, last),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=accelerator.device.type == "cuda",
+    options: dict[str, Any] = {
+        "batch_sampler": _batches(job, first, last),
+        "num_workers": workers,
+        "prefetch_factor": 4 if workers else None,
+        "pin_memory": accelerator.device.type == "cuda",
         # Views have generators of their own. Without this the loader would draw from torch's global state at every
         # start, and a resumed run would differ from an uninterrupted one.
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
+        "generator": torch.Generator().manual_seed(settings.seed),
+    }
+    resident = images_that_fit(job.images, settings, accelerator.device, free)
+    if resident is None:
+        dataset, collate = views_dataset(job.images, views, settings, accelerator.device)
+        return DataLoader(dataset, collate_fn=collate, **options)
+    loader = ResidentLoader(resident, views, settings.seed, accelerator.device, **options)
+    if accelerator.is_main_process:
+        size = in_bytes(loader.pixels.nbytes)
+        _log.warning(
+            "The store of %s lives on the device (%s): it is not read again.", size, accelerator.device
+        )
+    return loader
 
 
 def _batches(job: Job, first: int, last: int) -> StepBatches | StreamBatches:
