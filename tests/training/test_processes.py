@@ -36,6 +36,7 @@ def two(pictures, teacher_run, tmp_path_factory):
         str(pictures),
         "--teacher",
         f"seed:{teacher_run}",
+        "--allow-random-teacher",
         "--out",
         str(out),
     ]
