@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -108,7 +109,7 @@ class Case:
     """branches that must be reported"""
 
 
-ARGS = argparse.Namespace(lr=0.03)
+ARGS = argparse.Namespace(lr=0.03, best=np.float64(0.5), step=np.int64(3))
 QUEUE = {"module.queue": torch.ones(8, 16), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
 MLP, SIMCLR = ("linear", "relu", "linear"), ("linear", "bn", "relu", "linear")
 LIGHTNING = {"pytorch-lightning_version": "1.5.0", "epoch": 1, "optimizer_states": [{"lr": 0.1}]}

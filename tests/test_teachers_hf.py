@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from torch import nn
 from seed_hub.encoder import IMAGENET_MEAN, IMAGENET_STD, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import save_model
-from seed_hub.teachers import load_teacher
+from seed_hub.teachers import load_model, load_teacher
 from seed_hub.teachers.description import describe
 from tests.hub_server import HubServer
 
@@ -247,11 +249,15 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+        ask(server.address, monkeypatch)
         yield server
+
+
+def ask(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
 
 
 def files_of(folder: Path, card: str) -> dict[str, bytes]:
@@ -317,3 +323,20 @@ def test_what_the_hub_refuses_says_what_to_do(source, hub):
 def test_offline_and_not_cached_says_so(source):
     with pytest.raises(SeedHubError, match="not in the cache and the Hub cannot be reached"):
         load_teacher(f"{source}:nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    "spec", ["hf:org/name", "hf-hub:org/name", "timm:vit_small_patch14_dinov2.lvd142m", "org/name"]
+)
+def test_a_hub_that_nobody_reaches_is_not_waited_for(spec, tmp_path, monkeypatch):
+    """The clients of two libraries would each try again for 20 s and more."""
+    with socket.socket() as taken:  # a port where nobody listens
+        taken.bind(("127.0.0.1", 0))
+        ask(f"http://127.0.0.1:{taken.getsockname()[1]}", monkeypatch)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        began = time.monotonic()
+        with pytest.raises(SeedHubError, match="not in the cache and the Hub cannot be reached") as error:
+            load_model(spec)
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(error.value)

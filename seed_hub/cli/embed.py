@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seed_hub.cli.embedding_files import FORMATS, becoming, write_names
+from seed_hub.cli.embedding_files import FORMATS, Unfinished, becoming, write_names
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import Count, say, show
 from seed_hub.errors import SeedHubError, nearest
@@ -72,18 +72,20 @@ def _embed(settings: EmbedSettings) -> dict[str, Any]:
             f"{len(images.bad)} images cannot be read and are left out, such as {images.bad[0][0]} ({images.bad[0][1]})"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    width = 0
+    done = Unfinished(out, _key(encoder, images, settings))
+    if done.count:
+        say(f"{done.count:,} embeddings are there from before; going on behind them")
+    for rows in _blocks(encoder, images, settings, done.count):
+        done.add(rows)
+    width = done.width
     with becoming(out) as partial, open(partial, "wb") as file:
-        write = None
-        for first, rows in _blocks(encoder, images, settings):
-            if write is None:
-                width = rows.shape[1]
-                write = FORMATS[out.suffix](file, images, width)
-            write.add(first, rows)
-        assert write is not None  # open_images refuses an empty data set
+        write = FORMATS[out.suffix](file, images, width)
+        for first in range(0, len(images), BLOCK):
+            write.add(first, done.rows(first, first + BLOCK))
         write.close()
         file.flush()
         os.fsync(file.fileno())
+    done.remove()
     if out.suffix != ".parquet":
         write_names(out.with_suffix(".names.txt"), images)
     show(f"{out}: {len(images):,} embeddings of width {width}")
@@ -104,12 +106,20 @@ def _refuse_out(out: Path, overwrite: bool) -> None:
         raise SeedHubError(f"{out} exists already: replace it with --overwrite, or name another --out.")
 
 
-def _blocks(encoder: Any, images: Images, settings: EmbedSettings) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first image, float32 ``[<= BLOCK, D]``), in order."""
+def _key(encoder: Any, images: Images, settings: EmbedSettings) -> dict[str, Any]:
+    """What must be the same for rows of an earlier call to be those of this one."""
+    from seed_hub.eval.record import weights_sha256
+
+    how = {name: getattr(settings, name) for name in ("model", "size", "precision", "features")}
+    return how | {"weights": weights_sha256(encoder), "images": images.fingerprint}
+
+
+def _blocks(encoder: Any, images: Images, settings: EmbedSettings, done: int) -> Iterator[np.ndarray]:
+    """float32 ``[<= BLOCK, D]`` of the images from number ``done`` on, in order."""
     from seed_hub.eval.features import extract
 
     count = Count("embedding")
-    for first in range(0, len(images), BLOCK):
+    for first in range(done, len(images), BLOCK):
         some = images.subset(range(first, min(first + BLOCK, len(images))))
         rows = extract(
             encoder,
@@ -117,4 +127,4 @@ def _blocks(encoder: Any, images: Images, settings: EmbedSettings) -> Iterator[t
             progress=lambda done, _, first=first: count(first + done, len(images)),  # type: ignore[misc]
             **settings.extraction(),
         )
-        yield first, rows.numpy()
+        yield rows.numpy()

@@ -39,6 +39,49 @@ def becoming(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+class Unfinished:
+    """float32 rows ``[n, D]`` beside ``out``, and what they are of: a command that was stopped goes on behind them.
+
+    Args:
+        key: rows of another one are thrown away.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any]) -> None:
+        self._rows, self._about = out.with_name(out.name + ".rows"), out.with_name(out.name + ".rows.json")
+        self._key, self.width, self.count = key, 0, 0
+        try:
+            about = json.loads(self._about.read_text(encoding="utf-8"))
+            if about["key"] == key:
+                self.width = about["width"]
+                self.count = self._rows.stat().st_size // (4 * self.width)
+        except (OSError, ValueError, KeyError):
+            pass  # none, or half written: from the start
+
+    def add(self, rows: np.ndarray) -> None:
+        """``[n, D]`` behind those that are there."""
+        if not self.width:
+            self.width = rows.shape[1]
+            self._rows.unlink(missing_ok=True)
+            self._about.write_text(json.dumps({"key": self._key, "width": self.width}), encoding="utf-8")
+        with open(self._rows, "ab") as file:
+            file.truncate(4 * self.width * self.count)  # half a row of a call that was killed
+            file.write(rows.astype("<f4", copy=False).tobytes())
+        self.count += len(rows)
+
+    def rows(self, first: int, end: int) -> np.ndarray:
+        """Those from number ``first`` to ``end``, or to the last."""
+        import numpy as np
+
+        n = min(end, self.count) - first
+        found = np.fromfile(self._rows, "<f4", n * self.width, offset=4 * self.width * first)
+        return found.reshape(n, self.width)
+
+    def remove(self) -> None:
+        """They are in ``out``."""
+        for path in (self._rows, self._about):
+            path.unlink(missing_ok=True)
+
+
 def write_names(path: Path, images: Images) -> None:
     with becoming(path) as partial, open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(images.name(i) + "\n" for i in range(len(images)))

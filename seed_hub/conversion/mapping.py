@@ -154,7 +154,7 @@ def _refuse_partial(checkpoint: Checkpoint, fit: Fit) -> None:
 
 
 def _listed(keys: list[str]) -> str:
-    return f" ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})" if keys else ""
+    return f" ({', '.join(keys[:20])}{', ...' if len(keys) > 20 else ''})" if keys else ""
 
 
 def _weights(checkpoint: Checkpoint, fit: Fit, own: dict[str, Tensor]) -> dict[str, Tensor]:

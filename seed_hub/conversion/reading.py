@@ -11,12 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from seed_hub.errors import SeedHubError
+
+# Arguments and scores that training scripts keep beside their tensors; none of these runs anything.
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(c)) for c in "?bBhHiIlLqQefd"},
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+]  # its name before numpy 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def _pickled(path: Path) -> Any:
     try:
         # Published checkpoints keep the arguments of their training script, and some an unusual pickle protocol, of
         # which torch warns; what it cannot read, it refuses all the same.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the bytes of a damaged file lead to

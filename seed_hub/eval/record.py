@@ -125,7 +125,9 @@ def without_folders(name: str) -> str:
     ``file:/home/me/moco.pth?arch=resnet50`` -> ``file:moco.pth?arch=resnet50``; of a run, ``runs/a/best`` ->
     ``a/best``; ``org/name`` on the Hub, where no such file is, stays.
     """
-    found = re.match(r"((?:file|seed):)?(.*?)(\?.*)?$", name, re.DOTALL)
+    found = re.match(
+        r"((?:file|seed|hf|torchhub|timm:local-dir|hf-hub|timm):)?(.*?)(\?.*)?$", name, re.DOTALL
+    )
     prefix, path, options = (part or "" for part in found.groups())  # type: ignore[union-attr]
     is_path = prefix == "file:" or re.match(r"[/~.\\]|[A-Za-z]:[/\\]", path) or os.path.exists(path)
     if is_path:

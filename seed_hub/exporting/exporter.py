@@ -60,7 +60,9 @@ def export(encoder: Frozen | Encoder, wish: Wish, images: Images | None = None) 
     if wish.int8:
         int8.refuse_format(wish.format)
         int8.refuse_images(images, wish.int8)
-    network = Network(encoder, size=wish.size, features=wish.features, preprocess=wish.preprocess)
+    network = Network(
+        encoder, size=wish.size, features=wish.features, preprocess=wish.preprocess, pixels=module.PIXELS
+    )
     pixels = _pixels(images, network.size)
     program = trace(network, module.LARGEST_BATCH)
     with becoming(wish.out) as path:

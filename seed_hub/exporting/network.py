@@ -24,14 +24,21 @@ class Network(nn.Module):
     Args:
         size: the side that all images will have; 0: the encoder's own.
         features: "pooled" or "projected", see :class:`seed_hub.encoder.Features`.
-        preprocess: take uint8 ``[B, S, S, 3]`` as a camera gives them, instead of float ``[B, 3, S, S]`` in [0, 1].
+        preprocess: take ``pixels`` ``[B, S, S, 3]`` as a camera gives them, instead of float ``[B, 3, S, S]`` in [0, 1].
+        pixels: their type, uint8 where the format has it.
 
     Raises:
         SeedHubError: the encoder has no projection head.
     """
 
     def __init__(
-        self, encoder: Frozen | Encoder, *, size: int = 0, features: str = "pooled", preprocess: bool = False
+        self,
+        encoder: Frozen | Encoder,
+        *,
+        size: int = 0,
+        features: str = "pooled",
+        preprocess: bool = False,
+        pixels: torch.dtype = torch.uint8,
     ) -> None:
         super().__init__()
         encoder = copy.deepcopy(encoder.encoder if isinstance(encoder, Frozen) else encoder)
@@ -42,7 +49,7 @@ class Network(nn.Module):
         encoder.classifier = None
         self.size = size or encoder.input_size
         self.features = features
-        self.preprocess = preprocess
+        self.preprocess, self.pixels = preprocess, pixels
         self.encoder = encoder.cpu().float().eval()
         self._settle_size()
         self.requires_grad_(False)
@@ -66,13 +73,22 @@ class Network(nn.Module):
 
     def input_of(self, pixels: Tensor) -> Tensor:
         """uint8 ``[B, 3, S, S]`` as the file wants them."""
-        return pixels.permute(0, 2, 3, 1).contiguous() if self.preprocess else pixels.float() / 255
+        return (
+            pixels.permute(0, 2, 3, 1).contiguous().to(self.pixels)
+            if self.preprocess
+            else pixels.float() / 255
+        )
 
     def describe_input(self) -> dict[str, object]:
         """Name, type, shape and meaning of the input, for whoever writes the code around the file."""
         s = self.size
         if self.preprocess:
-            return {"name": INPUT, "dtype": "uint8", "shape": ["batch", s, s, 3], "values": "RGB, 0 to 255"}
+            return {
+                "name": INPUT,
+                "dtype": str(self.pixels).removeprefix("torch."),
+                "shape": ["batch", s, s, 3],
+                "values": "RGB, 0 to 255",
+            }
         return {"name": INPUT, "dtype": "float32", "shape": ["batch", 3, s, s], "values": "RGB, 0 to 1"}
 
 

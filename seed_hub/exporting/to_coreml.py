@@ -18,6 +18,7 @@ BESIDE: tuple[str, ...] = ()
 NEEDS = ("coremltools",)
 # An ML program has no dimension without an upper bound.
 LARGEST_BATCH: int | None = 16
+PIXELS = torch.int32  # of --preprocess: its programs take no uint8
 
 
 def write(program: ExportedProgram, path: Path) -> None:

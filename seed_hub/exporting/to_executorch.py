@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
@@ -13,6 +14,7 @@ BESIDE: tuple[str, ...] = ()
 NEEDS = ("executorch",)
 # Its memory is planned ahead, for the largest batch.
 LARGEST_BATCH: int | None = 16
+PIXELS = torch.uint8  # of --preprocess
 
 
 def write(program: ExportedProgram, path: Path) -> None:

@@ -16,6 +16,7 @@ SUFFIX = ".onnx"
 BESIDE: tuple[str, ...] = ()
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_BATCH: int | None = None
+PIXELS = torch.uint8  # of --preprocess
 OPSET = 18  # the first that torch's exporter writes without converting
 
 

@@ -21,6 +21,7 @@ SUFFIX = ".xml"
 BESIDE: tuple[str, ...] = (".bin",)
 NEEDS = ("onnx", "onnxscript", "openvino")
 LARGEST_BATCH: int | None = None
+PIXELS = torch.uint8  # of --preprocess
 
 # Its default where the processor has bf16 is bf16, whose embeddings are no longer the network's.
 _SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}

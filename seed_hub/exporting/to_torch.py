@@ -14,6 +14,7 @@ SUFFIX = ".pt2"
 BESIDE: tuple[str, ...] = ()
 NEEDS: tuple[str, ...] = ()
 LARGEST_BATCH: int | None = None
+PIXELS = torch.uint8  # of --preprocess
 
 
 def write(program: ExportedProgram, path: Path) -> None:

@@ -83,8 +83,8 @@ def load_teacher(
 
 
 def load_model(spec: str, *, image_size: int | None = None) -> Frozen:
-    """M of the command line: a run folder or model folder, a zoo name (``untrained:NAME`` for its initial weights), or a
-    teacher string."""
+    """M of the command line: a run folder or model folder, a zoo name (``untrained:NAME`` for its initial weights), a
+    teacher string, or a Hub id (ORG/NAME, as ``hf:ORG/NAME``)."""
     if spec.startswith("untrained:"):
         import torch
 
@@ -98,6 +98,8 @@ def load_model(spec: str, *, image_size: int | None = None) -> Frozen:
         return load_teacher(spec, image_size=image_size)
     if Path(spec).exists() or spec.split(".")[0].startswith("seed_"):
         return load_teacher("seed:" + spec, image_size=image_size)
+    if spec.count("/") == 1 and not spec.startswith((".", "/", "~")):  # a Hub id
+        return load_teacher("hf:" + spec, image_size=image_size)
     raise SeedHubError(
         f'"{spec}" is no model: name a run folder, a model of the zoo (`seed-hub list`), untrained:NAME, '
         f"or a teacher such as timm:NAME ({', '.join(SOURCES)})."

@@ -81,7 +81,7 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
     if rank < LEAST_RANK:
         raise SeedHubError(
             f"{name} says nearly the same of {len(pixels)} images (effective rank {rank:.1f}, at least {LEAST_RANK:g} is needed): "
-            "its weights or its pooling (pool=) are not right."
+            "its weights or its pooling are not right."
         )
     agreement = None
     if flips:

@@ -15,7 +15,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.teachers import from_timm
 from seed_hub.teachers.families import Family, family_of, family_of_type
 from seed_hub.teachers.foreign import ForeignEncoder, Normalisation, native_size, normalisation
-from seed_hub.teachers.repository import cached_commit, card_licence, first_line, refusal
+from seed_hub.teachers.repository import ask_once, cached_commit, card_licence, first_line, refusal
 from seed_hub.teachers.transformers_reader import Transformers
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def _network(named: _Named) -> tuple[Any, set[str]]:
 
     where: dict[str, Any] = {"revision": named.revision, "trust_remote_code": False}
     try:
+        ask_once(named.repo, named.revision)
         config = AutoConfig.from_pretrained(named.repo, **where)
         if config.model_type == "timm_wrapper":
             return None, set()

@@ -11,7 +11,7 @@ import torch
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.teachers.families import family_of
-from seed_hub.teachers.repository import card_licence, first_line, refusal
+from seed_hub.teachers.repository import ask_once, card_licence, first_line, refusal
 
 _log = logging.getLogger(__name__)
 ELSEWHERE = ("hf-hub:", "local-dir:")
@@ -34,11 +34,16 @@ def load(
         )
     if image_size and cfg is not None and cfg.fixed_input_size:
         kwargs["img_size"] = image_size  # position embeddings are resampled to the views' size
+    repo, _, revision = ((cfg.hf_hub_id if cfg else None) or "").partition("@")
     try:
+        if repo and not allow_random and not rest.startswith("seed_"):
+            ask_once(repo, revision or None)
         backbone = timm.create_model(rest, pretrained=not allow_random, **kwargs)
     except SeedHubError:
         raise
     except Exception as error:  # download errors of three libraries, and timm's own
+        if repo:
+            raise refusal(error, f"timm:{rest}", repo, revision or None) from error
         raise SeedHubError(
             f"The weights of timm:{rest} could not be loaded ({first_line(error)}): check the network, or use file:PATH?arch={rest.split('.')[0]}."
         ) from error
@@ -53,6 +58,7 @@ def _load_elsewhere(
     repo, _, revision = where.partition("@")
     kwargs = _arguments(options, classifier)
     try:
+        ask_once(repo, revision or None)
         with torch.device("meta"):  # its config alone
             plain: Any = timm.create_model(rest, **kwargs)
         if image_size and plain.pretrained_cfg.get("fixed_input_size"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import timm
 import torchvision
 
@@ -33,7 +36,8 @@ def load(
     backbone = timm.create_model(name, num_classes=len(weights.meta["categories"]) if classifier else 0)
     if not allow_random:
         try:
-            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            with contextlib.redirect_stdout(sys.stderr):  # it announces its downloads among our results
+                state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except Exception as error:  # URLError, hash mismatch, unreadable file
             raise SeedHubError(
                 f"The weights of torchvision:{rest} could not be loaded ({str(error).splitlines()[0][:200]}): "

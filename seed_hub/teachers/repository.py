@@ -39,6 +39,28 @@ def refusal(error: Exception, spec: str, repo: str, revision: str | None) -> See
     return SeedHubError(f"{spec} {what}.")
 
 
+def ask_once(repo: str, revision: str | None) -> None:
+    """One question to the Hub, if nothing of ``repo`` is in the cache: the client's own is repeated for 20 s and more where
+    nobody answers.
+
+    Raises:
+        Exception: of the Hub client: nobody answers, or it refuses; what a busy Hub says is left to the client's patience.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if constants.HF_HUB_OFFLINE or Path(repo).is_dir() or cached_commit(repo, revision):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision))
+    except Exception as error:  # of two HTTP libraries, and the Hub client
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None:
+            raise LocalEntryNotFoundError("nobody answers") from error
+        if status < 500 and status != 429 and not isinstance(error, EntryNotFoundError):
+            raise  # what it lacks is said by whoever loads it
+
+
 def first_line(error: Exception, most: int = 200) -> str:
     """Kind and first line of an error, at most ``most`` characters."""
     return f"{type(error).__name__}: {error}".strip().splitlines()[0][:most]

@@ -11,6 +11,7 @@ import torch
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import save_model
+from seed_hub.teachers.description import describe
 from seed_hub.training.method import Method
 from seed_hub.training.monitor import Look
 from seed_hub.training.settings import RunSettings
@@ -85,6 +86,7 @@ def ship(
         "name": settings.student,
         "method": settings.method,
         "teacher": " + ".join(_without_folders(teacher.name) for teacher in teachers) or None,
+        "teacher_revision": " + ".join(describe(t).revision or "unknown" for t in teachers) or None,
         "teacher_licence": " + ".join(teacher.licence or "unknown" for teacher in teachers) or None,
         "size": settings.size,
         "step": step,
@@ -100,4 +102,5 @@ def ship(
 def _without_folders(spec: str) -> str:
     """``file:/home/me/teacher.safetensors?arch=x`` -> ``file:teacher.safetensors?arch=x``: no one's paths are shipped."""
     source, _, rest = spec.partition(":")
-    return f"{source}:{Path(rest).name}" if source in ("file", "seed") else spec
+    folder = source in ("file", "seed") or rest.startswith(("/", ".", "~", "local-dir:"))
+    return f"{source}:{Path(rest).name}" if folder else spec

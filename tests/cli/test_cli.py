@@ -621,7 +621,49 @@ def test_embed_leaves_no_half_file(
     answer = hub(*words, "--out", tmp_path / "x.npy", "--overwrite")
     assert answer.status == 2
     assert answer.sentence.startswith("The disk is full")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x.npy", b"older")]
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(found) == {"x.npy", "x.npy.rows", "x.npy.rows.json"} and found["x.npy"] == b"older"
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.parquet", "x.safetensors"])
+def test_embed_goes_on_where_it_was_stopped(
+    name: str, hub: Any, photos: Path, teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seed_hub.cli import embed
+    from seed_hub.eval import features
+
+    asked: list[int] = []
+    extract = features.extract
+
+    def stopped(encoder: Any, images: Any, **how: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(images))
+        return extract(encoder, images, **how)
+
+    monkeypatch.setattr(embed, "BLOCK", 7)
+    words = ["embed", "--model", teacher_run, "--data", photos, "--size", 32, "--workers", 0]
+    assert hub(*words, "--out", tmp_path / "whole.npy").status == 0
+    monkeypatch.setattr(features, "extract", stopped)
+    assert hub(*words, "--out", tmp_path / name).status != 0
+    assert not (tmp_path / name).exists()
+
+    def counted(encoder: Any, images: Any, **how: Any) -> Any:
+        asked.append(len(images))
+        return extract(encoder, images, **how)
+
+    monkeypatch.setattr(features, "extract", counted)
+    rows = (tmp_path / (name + ".rows")).read_bytes()
+    (tmp_path / (name + ".rows")).write_bytes(rows + b"half a row")
+    answer = hub(*words, "--out", tmp_path / name)
+    assert answer.status == 0 and "14 embeddings are there from before" in answer.err
+    whole = np.load(tmp_path / "whole.npy")
+    assert sum(asked) == len(whole)
+    assert not [path for path in tmp_path.iterdir() if ".rows" in path.name]
+    if name == "x.npy":
+        assert (np.load(tmp_path / name) == whole).all()
+    other = hub(*words[:-4], "--size", 40, "--workers", 0, "--out", tmp_path / name, "--overwrite")
+    assert other.status == 0 and "from before" not in other.err  # of another size: none of those rows
 
 
 def test_report_writes_a_page(hub: Any, teacher_run: Path, tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ def test_a_head_counts_only_where_it_is_measured(line, flat_student):
     [
         ("timm:vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"),
         ("hf:facebook/dinov2-small", "hf:facebook/dinov2-small"),
+        ("hf:/home/me/dino", "hf:dino"),
+        ("timm:local-dir:/home/me/student", "timm:local-dir:student"),
+        ("torchhub:/home/me/repo/entry", "torchhub:entry"),
+        (
+            "torchhub:facebookresearch/dino:main/dino_resnet50",
+            "torchhub:facebookresearch/dino:main/dino_resnet50",
+        ),
         ("torchvision:resnet50/IMAGENET1K_V2", "torchvision:resnet50/IMAGENET1K_V2"),
         ("untrained:seed_resnet18", "untrained:seed_resnet18"),
         ("seed_resnet18.moco_r50_tin200", "seed_resnet18.moco_r50_tin200"),

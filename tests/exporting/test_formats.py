@@ -102,14 +102,16 @@ def test_onnx_names_its_tensors_and_leaves_the_batch_open(resnet: Encoder, to: T
     assert batch.dim_param and [s.dim_value for s in sides] == [3, resnet.input_size, resnet.input_size]
 
 
+@pytest.mark.parametrize("preprocess", [False, True], ids=["float", "int32"])
 def test_coreml_is_written_where_nothing_runs_it(
-    resnet: Encoder, to: To, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preprocess: bool, resnet: Encoder, to: To, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to("coreml").platform, "system", lambda: "Linux")
     out = tmp_path / "a.mlpackage"
-    report = export(resnet, Wish("coreml", out))
+    report = export(resnet, Wish("coreml", out, preprocess=preprocess))
     assert report["parity"] is None and report["latency_ms"] is None
-    export(resnet, Wish("coreml", out, overwrite=True))  # a folder in the place of a folder
+    assert report["input"]["dtype"] == ("int32" if preprocess else "float32")
+    export(resnet, Wish("coreml", out, preprocess=preprocess, overwrite=True))  # a folder in a folder's place
     import coremltools
 
     spec = coremltools.utils.load_spec(str(out)).description
