@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import pytest
@@ -113,3 +114,17 @@ def test_the_command_measures_and_records(tmp_path, capsys):
 def test_bad_input_is_one_sentence(words, sentence, capsys):
     assert main(["bench", *SMALL.split(), *words.split()]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell their peak")
+def test_peak_memory_counts_what_the_allocator_kept():
+    def many():
+        return [torch.ones(20_000) for _ in range(1500)]
+
+    held, pin = (
+        many(),
+        torch.ones(20_000),
+    )  # above them on the heap, so that they are not given back by themselves
+    del held
+    peak = peak_megabytes(many, torch.device("cpu"))
+    assert pin is not None and (peak is None or peak > 80)

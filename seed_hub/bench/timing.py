@@ -7,6 +7,9 @@ and caches they share), of wall-clock seconds between synchronisations on an acc
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,6 +75,7 @@ def peak_megabytes(way: Callable[[], object], device: torch.device) -> float | N
         before = torch.cuda.memory_allocated(device)
         way()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from here
     except OSError:
@@ -79,6 +83,14 @@ def peak_megabytes(way: Callable[[], object], device: torch.device) -> float | N
     held = _status("VmRSS")
     way()
     return max(0.0, _status("VmHWM") - held)
+
+
+def _give_back() -> None:
+    """What was freed before is still held by the allocator, and would be taken again unseen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def _status(field: str) -> float:

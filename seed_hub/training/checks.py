@@ -11,6 +11,7 @@ import torch
 
 from seed_hub.data import Images
 from seed_hub.data.center import CenterViews
+from seed_hub.data.remote import is_remote
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError, nearest
 from seed_hub.teachers.check import IMAGES, LEAST_IMAGES, check_teacher
@@ -49,6 +50,10 @@ def check_settings(cls: type[Method], settings: RunSettings) -> None:
             raise SeedHubError(
                 f"--{name} is missing: {'name the images' if name == 'data' else 'name a folder for the run'}."
             )
+    if is_remote(settings.out):
+        raise SeedHubError(
+            f"--out is {settings.out}: runs and caches are written to a folder of this machine; name one, and copy it."
+        )
     if cls.needs_teacher and not settings.teacher:
         raise SeedHubError(
             f'The method "{settings.method}" needs a --teacher; without one, use `seed-hub pretrain --method moco`.'
@@ -108,6 +113,10 @@ def check_batch(settings: RunSettings, processes: int) -> None:
         raise SeedHubError(
             f"--batch-size {settings.batch_size} does not divide into {processes} processes x {settings.accumulate} parts "
             "(--accumulate): choose a multiple of both."
+        )
+    if settings.accumulate > 1 and settings.batch_size < 2 * processes * settings.accumulate:
+        raise SeedHubError(
+            f"--accumulate {settings.accumulate} leaves parts of one image, and batch norm nothing to average: use fewer parts."
         )
 
 

@@ -46,7 +46,10 @@ class Float32DepthwiseConv2d(nn.Conv2d):
 
     def _pair_by_pair(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        taps, shape = _taps((height, width), self.kernel_size, self.stride, self.padding)
+        find = (
+            _find_taps if torch.compiler.is_compiling() else _taps
+        )  # Dynamo warns of caches, and needs none
+        taps, shape = find((height, width), self.kernel_size, self.stride, self.padding)
         weight = pad(self.weight.flatten(1).t(), (0, 0, 0, 1))  # [k * k + 1, C]: no tap is zero
         pairs = weight[taps].view(math.prod(shape), height * width, channels)
         y = (x.permute(0, 2, 3, 1).reshape(batch, 1, -1, channels) * pairs).sum(2)  # [B, H' * W', C]
@@ -86,7 +89,8 @@ def _positions(layer: nn.Conv2d, x: Tensor) -> int:
         return 0
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return 0
-    return math.prod(_out_shape(x.shape[2:], layer.kernel_size, layer.stride, layer.padding))
+    shape = _out_shape(x.shape[2:], layer.kernel_size, layer.stride, layer.padding)
+    return math.prod(shape) if len(x) and min(shape) > 0 else 0
 
 
 def _out_shape(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[int, ...]:
@@ -95,8 +99,7 @@ def _out_shape(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[int,
     return tuple((side + 2 * p - k) // s + 1 for side, k, s, p in each)
 
 
-@cache
-def _taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[Tensor, tuple[int, ...]]:
+def _find_taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[Tensor, tuple[int, ...]]:
     """(of each pair of positions, out and in, the tap's place in the kernel, k * k where there is none: ``[H' W' H W]``,
     (H', W'))."""
     shape = _out_shape(sides, kernel, stride, padding)
@@ -107,6 +110,12 @@ def _taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[Tensor, t
     down, right = offsets[0][:, None, :, None], offsets[1][None, :, None, :]
     there = (down >= 0) & (down < kernel[0]) & (right >= 0) & (right < kernel[1])
     return torch.where(there, down * kernel[1] + right, math.prod(kernel)).flatten(), shape
+
+
+@cache
+def _taps(sides: Any, kernel: Any, stride: Any, padding: Any) -> tuple[Tensor, tuple[int, ...]]:
+    with torch.inference_mode(False):  # they may be used in a training step later
+        return _find_taps(sides, kernel, stride, padding)
 
 
 class _MatrixConvolution(torch.autograd.Function):

@@ -215,7 +215,8 @@ def _resize_weights(batch: ViewBatch, axis: int, length: int) -> Tensor:
 
 def _luma(x: Tensor) -> Tensor:
     """``[B, 1, S, S]``"""
-    return (x * x.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = x.split(1, dim=1)
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
 
 
 def _shift_hue(x: Tensor, share: Tensor) -> Tensor:
@@ -234,7 +235,10 @@ def _shift_hue(x: Tensor, share: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = hue + 6 * share[:, None, None]
-    k = torch.remainder(hue[:, None] + x.new_tensor((5, 3, 1))[:, None, None], 6)  # [K, 3, S, S]
+    n = (
+        5 - 2 * torch.arange(3, device=x.device)[:, None, None]
+    )  # made there: numbers that travel are waited for
+    k = torch.remainder(hue[:, None] + n, 6)  # [K, 3, S, S]
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seed_hub.encoder import Frozen
-from seed_hub.training.cpu_convolutions import is_depthwise, use_products
+from seed_hub.training.cpu_convolutions import use_products
 
 _log = logging.getLogger(__name__)
 LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995}
@@ -75,11 +75,9 @@ def fold_batch_norms(network: nn.Module, pixels: Tensor) -> int:
 
 def store_weights_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Store the weights of linear and convolution layers in ``dtype``, in place: autocast would convert them anew in every
-    pass. Depthwise convolutions stay as they are on a CPU, where they are slower in bf16."""
+    pass."""
     for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and not (
-            is_depthwise(module) and module.weight.device.type == "cpu"
-        ):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(dtype)
 
 

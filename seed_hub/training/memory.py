@@ -23,7 +23,7 @@ def memory_told(job: Job) -> Iterator[None]:
         remedy = (
             f"--accumulate {parts} computes it in parts that fit"
             if parts
-            else "not even one image does; choose a smaller --size or --student"
+            else "not even two images do; choose a smaller --size or --student"
         )
         raise SeedHubError(
             f"A batch of {settings.batch_size} images of {settings.size} px does not fit into the memory: {remedy}."
@@ -31,26 +31,25 @@ def memory_told(job: Job) -> Iterator[None]:
 
 
 def parts_that_fit(job: Job) -> int | None:
-    """The least power of two to split a batch by, so that gradients of a part can be computed; None if none is enough.
+    """The fewest parts to split a batch into, so that gradients of a part can be computed; None if none is enough.
 
     Tried on empty images; the pupils' state is of no use afterwards.
     """
     device, method = job.accelerator.device, job.pupils[0].method
     own = job.settings.batch_size // job.accelerator.num_processes
     recipes = method.view_settings(whole_view(job.settings))
-    parts = 1
-    while parts <= own:
+    # What --accumulate takes: equal parts, of two images at least, over which batch norm averages.
+    for parts in [parts for parts in range(1, own // 2 + 1) if own % parts == 0]:
         n = own // parts
         try:
             pixels = [torch.zeros(n, 3, r.size, r.size, device=device) for r in recipes]
             batch = batch_of(job, 0, pixels, torch.arange(n), torch.zeros(n, dtype=torch.int64))
             for pupil in job.pupils:
-                pupil.learn(batch, 1.0, last=True)
+                pupil.learn(batch, 1.0, last=False)  # the other processes may not be trying
             return parts
         except torch.OutOfMemoryError:
             for pupil in job.pupils:
                 pupil.optimizer.zero_grad(set_to_none=True)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            parts *= 2
     return None

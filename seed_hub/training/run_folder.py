@@ -86,7 +86,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Undo :meth:`claim` for a run that did not get to start."""
-        for name in ("config.json", "environment.json", "bad_images.txt"):
+        for name in ("config.json", "environment.json", "bad_images.txt", "stream.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it held something before
             self.path.rmdir()

@@ -182,6 +182,8 @@ def test_a_queue_that_the_batch_does_not_divide(teacher_run: Path) -> None:
         (["--crop-min", "0"], "--crop-min is 0.0: it must be above 0 and at most 1"),
         (["--flip", "2"], "--flip is 2.0: it must be at most 1"),
         (["--accumulate", "3"], "--batch-size 8 does not divide into"),
+        (["--accumulate", "8"], "--accumulate 8 leaves parts of one image"),
+        (["--out", "s3://bucket/run"], "--out is s3://bucket/run: runs and caches are written to a folder"),
         (["--temperature", "0"], "--temperature is 0.0: a temperature must be above 0"),
         (["--queue-size", "0"], "--queue-size is 0: it must be at least 1"),
         (["--allow-bad", "2"], "--allow-bad is a fraction between 0 and 1"),

@@ -64,19 +64,20 @@ def _holds(most: int, monkeypatch) -> None:
     monkeypatch.setattr(Encoder, "forward", limited)
 
 
-def test_of_a_batch_that_does_not_fit_it_is_said_which_does(settings, monkeypatch):
-    made = settings()
-    _holds(made.batch_size // 4, monkeypatch)
-    with pytest.raises(SeedHubError, match="does not fit into the memory: --accumulate 4 computes it"):
+@pytest.mark.parametrize(("batch_size", "parts"), [(8, 4), (12, 6)])
+def test_of_a_batch_that_does_not_fit_it_is_said_which_does(batch_size, parts, settings, monkeypatch):
+    made = settings(batch_size=batch_size)
+    _holds(2, monkeypatch)
+    with pytest.raises(SeedHubError, match=f"does not fit into the memory: --accumulate {parts} computes it"):
         run(made)
     monkeypatch.undo()
-    _holds(made.batch_size // 4, monkeypatch)
-    assert run(settings(out=made.out + "-parts", accumulate=4)) is not None
+    _holds(2, monkeypatch)
+    assert run(settings(batch_size=batch_size, out=made.out + "-parts", accumulate=parts)) is not None
 
 
 def test_where_nothing_fits_that_is_said(settings, monkeypatch):
-    _holds(0, monkeypatch)
-    with pytest.raises(SeedHubError, match="not even one image does; choose a smaller --size or --student"):
+    _holds(1, monkeypatch)
+    with pytest.raises(SeedHubError, match="not even two images do; choose a smaller --size or --student"):
         run(settings())
 
 
@@ -124,10 +125,11 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_that_is_said_once(way, monkey
     assert student(pixels).pooled.isfinite().all()
 
 
-def test_a_compiled_run_learns_what_an_eager_one_does(settings, monkeypatch):
+def test_a_compiled_run_learns_what_an_eager_one_does(settings, monkeypatch, caplog):
     _compiler(monkeypatch, "eager")
     plain, compiled = settings(), settings(out=settings().out + "-compiled", compile="both")
     assert run(plain) == run(compiled)
+    assert "cannot be compiled" not in caplog.text
 
 
 def test_an_unknown_part_is_refused(settings):

@@ -19,7 +19,13 @@ from seed_hub.data import Images
 from seed_hub.encoder import Frozen
 from seed_hub.machine import loading_processes
 from seed_hub.training.batches import EpochRows
-from seed_hub.training.checks import check_batch, check_cacheable, check_settings, resolve_method_settings
+from seed_hub.training.checks import (
+    check_batch,
+    check_cacheable,
+    check_settings,
+    check_teachers,
+    resolve_method_settings,
+)
 from seed_hub.training.device import build_accelerator, stop_requests
 from seed_hub.training.live_teacher import ask, ask_all, ready
 from seed_hub.training.methods import method_class
@@ -79,8 +85,9 @@ def build_cache(
     check_batch(settings, 1)
     folder = Path(settings.out)
     check_folder(folder)
-    images, _ = images_of(settings, checking, only_labelled=cls.needs_labels)
+    images, held_out = images_of(settings, checking, only_labelled=cls.needs_labels)
     (teacher,) = load_teachers(settings, cls.reads(own))
+    check_teachers([teacher], held_out, settings)
     views = views_of(cls, own, settings)
     key = key_of(settings, views, teacher, images, accelerator)
     batch = settings.batch_size // settings.accumulate

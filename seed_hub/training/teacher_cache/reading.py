@@ -28,6 +28,7 @@ from seed_hub.training.view_loading import on_device, views_dataset
 from seed_hub.training.views import ViewSettings
 
 SAMPLE = 32  # images on which live and cached embeddings are compared at every start
+LOOKED_INTO = 8  # epochs that they are taken from
 LEAST_COSINE = {"float32": 0.99999, "float16": 0.99999, "int8": 0.9999}
 """of a cached embedding to the live one after it was stored the same way: what is left are the roundings of a batch of
 another size, which in int8 may move a number by a whole step"""
@@ -81,14 +82,14 @@ class TeacherCache:
         settings: RunSettings,
         accelerator: Accelerator,
     ) -> float:
-        """Ask ``teacher`` about the views of a sample of images in the first and in the last epoch; the least cosine of
+        """Ask ``teacher`` about the views of a sample of images, in epochs from the first to the last; the least cosine of
         what it says to what is stored.
 
         Raises:
             SeedHubError: it is below :data:`LEAST_COSINE`.
         """
         sample = np.random.default_rng(settings.seed).permutation(len(images))[:SAMPLE]
-        epochs = sorted({0, self.epochs - 1})
+        epochs = sorted({round(e) for e in np.linspace(0, self.epochs - 1, LOOKED_INTO)})
         dataset, collate = views_dataset(images, views, settings, accelerator.device)
         cosines = []
         for epoch, chosen in zip(epochs, np.array_split(sample, len(epochs)), strict=True):
