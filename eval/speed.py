@@ -81,15 +81,17 @@ def _cell(case: Line, name: str) -> str:
 
 def _caption(cases: list[Line]) -> str:
     turns = sorted({len(taken) for case in cases for taken in case["turns"].values()})
-    machines = sorted({f"{case['machine']['cpu']}, {case['settings']['threads']} thread" for case in cases})
-    commits = sorted({(case["commit"] or "")[:10] for case in cases})
+    return f"Medians of {', '.join(map(str, turns))} turns; spread: (slowest - fastest) / median. {_where(cases)}"
+
+
+def _where(lines: list[Line]) -> str:
+    """Machine, versions and commits of ``lines``; all of them were measured with one thread."""
+    machines = sorted({f"{line['machine']['cpu']}, 1 thread" for line in lines})
     versions = sorted(
-        {f"torch {case['versions']['torch']}, timm {case['versions']['timm']}" for case in cases}
+        {f"torch {line['versions']['torch']}, timm {line['versions']['timm']}" for line in lines}
     )
-    return (
-        f"Medians of {', '.join(map(str, turns))} turns; spread: (slowest - fastest) / median. "
-        f"{'; '.join(machines)}; {'; '.join(versions)}; commit {', '.join(commits)}."
-    )
+    commits = sorted({(line["commit"] or "")[:10] for line in lines})
+    return f"{'; '.join(machines)}; {'; '.join(versions)}; commit {', '.join(commits)}."
 
 
 INPUT_AIMS = {(224, "files"): 3, (224, "jpeg"): 8, (224, "raw"): 15, (64, "jpeg"): 18, (64, "raw"): 35}
@@ -107,7 +109,8 @@ def input_table(lines: list[Line]) -> str:
             stored = f" (short side {line['settings']['store_side']} px)" if name in ("jpeg", "raw") else ""
             what = "Pillow, torchvision" if name == "reference" else f"{name}{stored}"
             body.append([f"{size} px", what, per_second, f"{ratio:.1f}", f"{aim}" if aim else ""])
-    return table(["view", "read from", "images/s and core", "times the reference", "aim"], body, words=2)
+    shown = table(["view", "read from", "images/s and core", "times the reference", "aim"], body, words=2)
+    return f"{shown}\n\n{_where(list(last.values()))}"
 
 
 QUEUE_AIMS = {
@@ -131,7 +134,8 @@ def queue_table(lines: list[Line]) -> str:
         what = _QUEUE_WORDS[metric] + (", denormals flushed in both" if flush else "")
         aim = "" if flush else QUEUE_AIMS.get((metric, batch, precision), "")
         body.append([what, f"{batch:,}", precision, f"{line['value']:.3g}", aim])
-    return table(["", "batch", "precision", "measured", "aim"], body)
+    shown = table(["", "batch", "precision", "measured", "aim"], body)
+    return f"{shown}\n\n{_where(list(last.values()))}"
 
 
 def _queue_case(line: Line) -> tuple[str, int, str, bool]:
@@ -153,7 +157,43 @@ def peers_table(lines: list[Line]) -> str:
     about = (
         f"{settings['teacher']} -> {settings['student']}, {settings['size']} px, batch {settings['batch']}"
     )
-    return table([about, "ms an image", "times ours"], body)
+    return f"{table([about, 'ms an image', 'times ours'], body)}\n\n{_where([line])}"
+
+
+def exports_table(lines: list[Line]) -> str:
+    """What int8 files lose: a row for each model and format, as last measured."""
+    last = {(line["model"], line["format"]): line for line in lines if line["int8"]}
+    body = []
+    for line in last.values():
+        int8, knn = line["int8"], line["int8"]["knn"]
+        low, high = knn["interval"]
+        float_layers = len(int8["choice"]["in_float"])
+        body.append(
+            [
+                f"`{line['model'].removeprefix('seed:')}`",
+                line["format"],
+                f"{float_layers} of {int8['choice']['products']}",
+                f"{line['size_mb']:.1f}",
+                f"{int8['cosine']:.4f}",
+                f"{knn['before']:.1f}",
+                f"{knn['after']:.1f}",
+                f"{knn['drop']:.2f} ({low:.2f} to {high:.2f})",
+            ]
+        )
+    head = [
+        "model",
+        "format",
+        "layers in float",
+        "MB",
+        "mean cosine",
+        "k-NN, %",
+        "in int8, %",
+        "drop, points (95 %)",
+    ]
+    images = sorted({f"{line['int8']['images']:,} images of {line['compared_on']}" for line in last.values()})
+    calibrated = sorted({str(line["int8"]["calibrated_on"]) for line in last.values()})
+    where = f"k-NN leave-one-out on {', '.join(images)}; calibrated on {', '.join(calibrated)} others."
+    return f"{table(head, body, words=2)}\n\n{where} {_where(list(last.values()))}"
 
 
 def _by_label(lines: list[Line]) -> dict[str, Line]:

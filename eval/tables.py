@@ -35,7 +35,7 @@ from eval.by_protocol import caption, commands, results_table  # noqa: E402
 from eval.columns import by_column, latest, title  # noqa: E402
 from eval.compared import methods_table  # noqa: E402
 from eval.scaling import scaling_table, traffic_table  # noqa: E402
-from eval.speed import bars_table, input_table, peers_table, queue_table, stages_table  # noqa: E402
+from eval.speed import bars_table, exports_table, input_table, peers_table, queue_table, stages_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.results_file import results  # noqa: E402
 
@@ -83,11 +83,7 @@ def _update(file: Path, folder: Path, *, check: bool) -> bool:
 
 def regenerate(text: str, folder: Path, where: str = "the text") -> str:
     """``text`` with each marked block rewritten from the results in ``folder``."""
-    marks = re.findall(
-        r"^<!-- /?(?:results|commands|gaps|methods|bars|speed|input|queue|peers|scaling|traffic)\b",
-        text,
-        re.MULTILINE,
-    )
+    marks = re.findall(rf"^<!-- /?(?:{_KINDS})\b", text, re.MULTILINE)
     if len(marks) != 2 * len(_BLOCK.findall(text)):
         raise SeedHubError(
             f"{where} has a block that is not closed: end each <!-- results:NAME --> line with a later <!-- /results -->, "
@@ -131,6 +127,7 @@ _OF_SPEED: dict[str, Writer] = {
     "input": lambda lines, words, folder: input_table(lines),
     "queue": lambda lines, words, folder: queue_table(lines),
     "peers": lambda lines, words, folder: peers_table(lines),
+    "exports": lambda lines, words, folder: exports_table(lines),
 }
 _WRITERS = _OF_EVALUATION | _OF_SPEED
 _KINDS = "|".join(_WRITERS)

@@ -18,7 +18,7 @@ from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.provenance import commit, machine, versions
-from seed_hub.eval.record import weights_sha256
+from seed_hub.eval.record import weights_sha256, without_folders
 from seed_hub.exporting import int8
 from seed_hub.exporting.network import OUTPUT, Network, trace
 from seed_hub.exporting.parity import BATCHES, IMAGES, compare, embed_with_file, embed_with_network, latency
@@ -107,13 +107,13 @@ def _describe(
     return {
         "file": wish.out.name,
         "format": wish.format,
-        "model": network.encoder.name,
+        "model": without_folders(network.encoder.name),
         "weights_sha256": weights_sha256(network.encoder.backbone),
         "licence": network.encoder.licence,
         "input": network.describe_input(),
         "output": {"name": OUTPUT, "features": network.features, "shape": ["batch", width]},
         "largest_batch": module.LARGEST_BATCH,
-        "compared_on": "noise like photographs" if images is None else images.source,
+        "compared_on": "noise like photographs" if images is None else without_folders(images.source),
         "size_mb": _megabytes(path),
         "machine": machine("cpu"),
         "versions": about,

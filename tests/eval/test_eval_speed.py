@@ -59,21 +59,24 @@ def test_stages_show_times_spread_and_memory():
 
 
 def test_input_and_queue_and_peers_show_their_ratios():
-    fed = {
+    where = {name: LINE[name] for name in ("machine", "versions", "commit")}
+    fed = where | {
         "settings": {"size": 64, "images": 10, "store_side": 96},
         "seconds": {"reference": 1.0, "raw": 0.02},
         "ratios": {"reference": 1.0, "raw": 50.0},
     }
     assert row(speed.input_table([fed]), "64 px | raw")[2:] == ["500", "50.0", "35"]
     case = {"batch": 256, "precision": "fp32", "flush_denormal": False}
-    lost = {"metric": "reference_time_over_ours", "settings": case, "value": 4.5}
+    lost = where | {"metric": "reference_time_over_ours", "settings": case, "value": 4.5}
     assert row(speed.queue_table([lost]), "reference time")[1:] == ["256", "fp32", "4.5", "at least 5"]
-    peers = {
+    peers = where | {
         "settings": {"teacher": "a", "student": "b", "size": 1, "batch": 2},
         "seconds_per_image": {"ours": 0.1, "other": 0.25},
         "peers": {"ours": "ours 1", "other": "other 2"},
     }
     assert row(speed.peers_table([peers]), "other 2")[1:] == ["250", "2.5"]
+    for shown in (speed.input_table([fed]), speed.queue_table([lost]), speed.peers_table([peers])):
+        assert shown.endswith("\n\nA processor, 1 thread; torch 2, timm 1; commit aaaaaaaaaa.")
 
 
 def test_scaling_is_the_time_of_one_shared_out():
@@ -93,3 +96,27 @@ def test_traffic_counts_gradients_and_rows():
     assert float(found[2]) == pytest.approx(2 * 7 / 8 * 4 * trained / 1e6, abs=0.06)
     assert float(found[3]) == pytest.approx(4 * 50 * 10 * 7 / 1e6, abs=0.006)
     assert row(traffic_table([LINE], ["r50_224"]), "1 |")[2:6] == ["0.0", "0.00", "0.00%", "0.00%"]
+
+
+def test_what_an_int8_file_loses_is_shown_for_each_model_and_format():
+    int8 = {
+        "choice": {"products": 20, "in_float": ["a", "b"]},
+        "cosine": 0.99871,
+        "knn": {"before": 55.13, "after": 54.97, "drop": 0.16, "interval": [-0.8, 1.19]},
+        "images": 1257,
+        "calibrated_on": 512,
+    }
+    line = {
+        **LINE,
+        "model": "seed:one",
+        "format": "onnx",
+        "size_mb": 4.64,
+        "compared_on": "photos",
+        "int8": int8,
+    }
+    float_file = line | {"model": "seed:two", "int8": None}
+    shown = speed.exports_table([line | {"size_mb": 9.0}, line, float_file])
+    assert row(shown, "`one`") == [
+        "`one`", "onnx", "2 of 20", "4.6", "0.9987", "55.1", "55.0", "0.16 (-0.80 to 1.19)"
+    ]  # fmt: skip
+    assert "two" not in shown and "1,257 images of photos; calibrated on 512 others" in shown
