@@ -143,6 +143,7 @@ def _publication(run: Path, settings: ReleaseSettings, root: Path) -> Publicatio
         script=_script(settings.script, publication.command, root),
         fingerprint=_fingerprint(run),
         with_head=False,
+        lineage_in_header=False,  # one file in the repository, its bytes the run's own
     )
 
 

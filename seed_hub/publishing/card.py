@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
-from seed_hub.model_folder import WEIGHTS, load_model_folder, sha256_of
+from seed_hub.model_folder import WEIGHTS, load_model_folder
 from seed_hub.project import GITHUB_REPOSITORY
 from seed_hub.publishing.plots import BARS, CURVES, curves_in_words, scores_in_words
 from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
@@ -93,7 +94,7 @@ def _opening(publication: Publication, config: dict[str, Any], width: int, param
         f"- {parameters / 1e6:.1f} M parameters; embedding of {width} numbers\n"
         f"- trained on views of {settings['size']} px; mean {config['pretrained_cfg']['mean']}, std "
         f"{config['pretrained_cfg']['std']}\n"
-        f"- `{WEIGHTS}` sha256 `{sha256_of(publication.model / WEIGHTS)}`" + "".join(look)
+        f"- `{WEIGHTS}` sha256 `{hashlib.sha256(publication.weights).hexdigest()}`" + "".join(look)
     )
 
 

@@ -4,8 +4,7 @@ The most restrictive terms win. Whether a distilled student is a derivative work
 this file does not answer: it takes the careful view that it is, of everything it learnt from. The table says how terms
 were read, not what a court would say; a licence that is not in it is refused, not guessed.
 
-The result is kept in ``config.json`` under ``"seed_hub"`` and on the card. The safetensors header holds one key only:
-with two or more its bytes, and so its sha256, differ from one save to the next.
+The result is kept in ``config.json`` under ``"seed_hub"``, on the card, and in the header of the safetensors file.
 """
 
 from __future__ import annotations

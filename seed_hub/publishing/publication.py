@@ -110,6 +110,8 @@ class Publication:
     """of the training images"""
     with_head: bool = True
     """the projection head goes along, for those who distil from the model"""
+    lineage_in_header: bool = True
+    """licence and lineage in the header of the safetensors file as well, for a file that is passed on alone"""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -135,6 +137,23 @@ class Publication:
             facts.pop("projection_head", None)
         return config | {"pretrained_cfg": pretrained, "seed_hub": facts}
 
+    @property
+    def weights(self) -> bytes:
+        """model.safetensors as published.
+
+        The header is written here: the library orders several keys of metadata differently each time, and a sha256 pins
+        the file.
+        """
+        content = (self.model / WEIGHTS).read_bytes()
+        if not self.lineage_in_header:
+            return content
+        end = 8 + int.from_bytes(content[:8], "little")
+        lineage = json.dumps(self.lineage.as_json(), sort_keys=True)
+        header = json.loads(content[8:end]) | {"__metadata__": {"format": "pt", "seed_hub.lineage": lineage}}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+        return len(text).to_bytes(8, "little") + text + content[end:]
+
 
 def write_folder(publication: Publication, folder: Path) -> Path:
     """Write card and pictures, config, weights, golden embeddings, results, terms, and what the card is made of into
@@ -155,9 +174,9 @@ def write_folder(publication: Publication, folder: Path) -> Path:
     text, drawn = readme(publication), pictures(publication)  # before anything is written
     golden = _golden(publication.model)
     _make(folder)
-    for name in (WEIGHTS, HEAD) if publication.with_head else (WEIGHTS,):
-        if (publication.model / name).exists():
-            shutil.copyfile(publication.model / name, folder / name)
+    replace_file(folder / WEIGHTS, publication.weights)
+    if publication.with_head and (publication.model / HEAD).exists():
+        shutil.copyfile(publication.model / HEAD, folder / HEAD)
     replace_file(folder / GOLDEN, golden)
     replace_file(folder / CONFIG, (json.dumps(publication.config, indent=2) + "\n").encode())
     made_of = {name: value for name, value in asdict(publication).items() if name not in ELSEWHERE}
