@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from seed_hub.cli.publish import card, push
+from seed_hub.cli.published import _repository_of
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.golden import GOLDEN
@@ -510,3 +511,17 @@ def test_the_server_refuses_as_the_hub_does(hub: HubServer, tmp_path: Path) -> N
         get("people/open", "config.json")
     damaged = Path(get("people/open", "model.safetensors")).read_bytes()
     assert damaged != b"weights" and len(damaged) == len(b"weights")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "base"),
+    [
+        ("hf:facebook/dinov2-small@abc?pool=cls", "facebook/dinov2-small"),
+        ("hf-hub:timm/resnet50.a1_in1k", "timm/resnet50.a1_in1k"),
+        ("timm:resnet50.a1_in1k", ""),
+        ("hf:/home/me/dino", ""),
+        ("seed:org/name", ""),
+    ],
+)
+def test_a_teacher_of_the_hub_is_the_base_model(teacher: str, base: str) -> None:
+    assert _repository_of(teacher) == base

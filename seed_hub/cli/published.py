@@ -57,9 +57,19 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
         curves=_curves(record),
         watts=settings.watts,
         datasets=settings.dataset,
-        base_model=settings.base_model,
+        base_model=settings.base_model or _repository_of(record.settings.teacher),
         terms=terms,
     )
+
+
+def _repository_of(teacher: str) -> str:
+    """ORG/NAME of a teacher that is named by it; empty for others, and for folders."""
+    from seed_hub.data.hub import looks_like_hub_id
+
+    source, _, rest = teacher.partition(":")
+    repository = rest.partition("?")[0].partition("@")[0]
+    named = source in ("hf", "hf-hub") and looks_like_hub_id(repository) and not Path(repository).exists()
+    return repository if named else ""
 
 
 def publication_of_folder(folder: Path, files: Sequence[Path]) -> Publication:

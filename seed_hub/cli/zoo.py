@@ -94,7 +94,6 @@ def _teacher(spec: str) -> dict[str, Any]:
 
     teacher = load_teacher(spec)
     about = describe(teacher)
-    verdict = check_teacher(teacher)
     tokens = "" if about.prefix is None else f", {about.prefix} tokens ahead of the patches"
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (about.mean, about.std))
     show(
@@ -109,10 +108,11 @@ def _teacher(spec: str) -> dict[str, Any]:
                 ("pooling", about.pooling + tokens),
                 ("embedding", f"[B, {about.width}]"),
                 ("licence", about.licence or "not known: ask its authors before you publish what it taught"),
-                ("check", f"{verdict} (generated images)"),
             ]
         )
     )
+    verdict = check_teacher(teacher)  # after what may explain why it fails
+    show(facts([("check", f"{verdict} (generated images)")]))
     return {**asdict(about), "check": asdict(verdict)}
 
 
