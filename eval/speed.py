@@ -66,6 +66,11 @@ def stages_table(lines: list[Line], labels: list[str]) -> str:
     names = list(dict.fromkeys(name for case in cases for name in case["seconds"]))
     body = [[name, *(_cell(case, name) for case in cases)] for name in names]
     reached = [f"{case['gflops']['fp32']:.0f}, {case['gflops']['bf16']:.0f}" for case in cases]
+    for name in ("live", "cached"):
+        shares = [case.get("of_limit", {}).get(name) for case in cases]
+        if any(shares):
+            words = ["" if share is None else f"{share:.0%}" for share in shares]
+            body.append([f"{name}: share of its time that arithmetic and memory would take", *words])
     body.append(["GFLOP/s of products in float32, bf16", *reached])
     heads = ["ms (spread), peak MB", *(label for label in labels if label in last)]
     return f"{table(heads, body)}\n\n{_caption(cases)}"

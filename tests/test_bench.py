@@ -8,8 +8,10 @@ import time
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import normalize
 
+from seed_hub.bench.limit import Layer, Machine, layers_of, limits
 from seed_hub.bench.measure import ratios
 from seed_hub.bench.photos import SIDES, write_photos
 from seed_hub.bench.reference import ReferenceSeed, reference_loss, reference_views
@@ -128,3 +130,19 @@ def test_peak_memory_counts_what_the_allocator_kept():
     del held
     peak = peak_megabytes(many, torch.device("cpu"))
     assert pin is not None and (peak is None or peak > 80)
+
+
+def test_layers_count_operations_and_numbers():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, groups=1), nn.Flatten(), nn.Linear(8 * 16, 5))
+    convolution, linear = layers_of(network, torch.rand(2, 3, 4, 4))
+    assert convolution == Layer(2 * (2 * 8 * 16) * 27, 2 * 3 * 16 + 8 * 27 + 2 * 8 * 16)
+    assert linear == Layer(2 * (2 * 5) * 128, 2 * 128 + 5 * 128 + 2 * 5)
+
+
+def test_the_limit_is_what_each_layer_waits_for():
+    machine = Machine({"fp32": 100.0, "bf16": 1000.0}, bandwidth=10.0)
+    arithmetic, memory = Layer(5000.0, 1.0), Layer(1.0, 40.0)
+    assert machine.seconds([arithmetic, memory], "bf16") == 5.0 + 8.0
+    assert machine.seconds([arithmetic, memory], "fp32") == 50.0 + 16.0
+    found = limits([arithmetic], [memory], machine, "bf16", batch=2, rows=5, width=3)
+    assert found == {"cached": 15.0 + 6.0, "live": 15.0 + 6.0 + 8.0}

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
-from seed_hub.bench.ceiling import gflops, products
+from seed_hub.bench.ceiling import bandwidth, gflops, products
 from seed_hub.bench.ground import Ground, lay_ground
+from seed_hub.bench.limit import Machine, layers_of, limits
 from seed_hub.bench.settings import BenchSettings
 from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
 from seed_hub.bench.ways import Way, reference_step, stages_of, step_of
+from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError, nearest
-from seed_hub.training.device import build_accelerator, has_amx
+from seed_hub.teachers import load_teacher
+from seed_hub.training.device import build_accelerator, has_amx, resolve_precision
 from seed_hub.training.settings import RunSettings
 
 STEPS = ("reference", "live", "cached", "packed", "packed_cached", "raw", "raw_cached")
@@ -39,7 +42,11 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         say(f"measuring {', '.join(ways)}")
         with _engine_state():
             timings = take_turns(ways | products(device), device, turns=asked.turns, say=say)
-            reached = gflops(timings, device)
+            reached, moved = gflops(timings, device), bandwidth(timings, device)
+            machine = Machine({kind: 1e9 * rate for kind, rate in reached.items()}, moved)
+            shares = _of_limit(
+                asked, ground, timings, machine, resolve_precision(asked.precision, device.type)
+            )
             peaks = {
                 name: peak_megabytes(way, device) for name, way in ways.items() if name in (*STEPS, TOGETHER)
             }
@@ -53,7 +60,28 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         "device": str(device),
         "amx": has_amx(),
         "gflops": reached,
+        "gigabytes_per_second": moved / 1e9,
+        "of_limit": shares,
     }
+
+
+def _of_limit(
+    asked: BenchSettings, ground: Ground, timings: dict[str, Timing], machine: Machine, precision: str
+) -> dict[str, float]:
+    """The share of its time that each of our steps would take at least, see :mod:`seed_hub.bench.limit`."""
+    pixels = torch.empty(asked.batch_size, 3, asked.size, asked.size, device="meta")  # counted on shapes
+    teacher = load_teacher(ground.teacher, allow_random=True, image_size=asked.size).encoder
+    least = limits(
+        layers_of(build_student(asked.student).to("meta"), pixels),
+        layers_of(teacher.to("meta"), pixels),
+        machine,
+        precision,
+        batch=asked.batch_size,
+        rows=asked.queue_size,
+        width=asked.embedding_width,
+    )
+    kinds = {name: "cached" if "cached" in name else "live" for name in STEPS[1:]}
+    return {name: least[kind] / timings[name].median for name, kind in kinds.items() if name in timings}
 
 
 def ratios(timings: dict[str, Timing], asked: BenchSettings) -> dict[str, float]:

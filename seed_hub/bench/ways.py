@@ -91,6 +91,7 @@ def stages_of(job: Job) -> dict[str, Way]:
     z_s.requires_grad_()
 
     def floor() -> None:
+        method.zero_grad()  # not to add up what nobody reads
         method.train()
         with accelerator.autocast():
             pooled = method.student(pixels).pooled

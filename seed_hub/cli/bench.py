@@ -48,9 +48,13 @@ def _print(asked: Any, found: dict[str, Any]) -> None:
         f"{asked.teacher} -> {asked.student}, {asked.size} px, {asked.batch_size} images a step, {found['device']}"
     )
     reached = ", ".join(f"{value:,.0f} in {name}" for name, value in found["gflops"].items())
-    show(f"meanwhile products of matrices reached {reached} GFLOP/s")
+    show(
+        f"meanwhile products of matrices reached {reached} GFLOP/s, and a copy {found['gigabytes_per_second']:,.0f} GB/s"
+    )
     show(table(body, ["", "ms", "spread", "images/s", "of live", "peak MB"]))
-    show(table([[name, f"{value:.2f}"] for name, value in found["ratios"].items()], ["ratio", ""]))
+    shares = {f"limit/{name}": share for name, share in found["of_limit"].items()}
+    body = [[name, f"{value:.2f}"] for name, value in (found["ratios"] | shares).items()]
+    show(table(body, ["ratio", ""]))
 
 
 def _record(asked: Any, found: dict[str, Any]) -> None:
