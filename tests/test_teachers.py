@@ -140,7 +140,7 @@ def test_a_file_without_arch_is_refused(tmp_path, trained):
 
 
 def test_timm_offline_says_so():
-    with pytest.raises(SeedHubError, match="could not be loaded"):
+    with pytest.raises(SeedHubError, match="not in the cache and the Hub cannot be reached"):
         load_teacher("timm:resnet18.a1_in1k")
 
 

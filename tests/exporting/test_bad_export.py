@@ -130,4 +130,4 @@ def test_the_command_shows_what_it_measured(
     report = json.loads(shown.strip().splitlines()[-1])
     assert "uint8 [batch, 64, 64, 3]" in shown and "same nearest neighbour" in shown
     assert re.search(r"batch +lowest cosine +largest difference\n +1 ", shown)
-    assert report["parity"]["images"] == 64 and report["compared_on"] == str(photos)
+    assert report["parity"]["images"] == 64 and report["compared_on"] == photos.name
