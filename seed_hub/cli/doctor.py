@@ -20,7 +20,7 @@ from seed_hub.machine import cores
 NEEDED = {
     "torch": "2.6",
     "torchvision": "0.21",
-    "timm": "1.0.20",
+    "timm": "1.0.29",
     "safetensors": "0.4",
     "huggingface-hub": "0.26",
     "datasets": "3.0",

@@ -133,7 +133,7 @@ def test_doctor_says_what_to_install(hub: Any, monkeypatch: pytest.MonkeyPatch) 
     answer = hub("doctor", "--json")
     assert answer.status == 0
     assert answer.json["problems"] == [
-        "2 needed packages are missing or too old: pip install 'torch>=2.6' 'timm>=1.0.20'"
+        "2 needed packages are missing or too old: pip install 'torch>=2.6' 'timm>=1.0.29'"
     ]
     assert "pip install 'torch>=2.6'" in answer.out
 
