@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -135,15 +134,6 @@ def replace_file(path: Path, content: bytes) -> None:
         raise SeedHubError(
             f"Could not write {path} ({error.strerror}); what was there before is kept."
         ) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _replace_tensors(path: Path, module: nn.Module) -> None:

@@ -54,6 +54,9 @@ def compare(pythons: dict[str, str], turns: int, out: Path | None) -> None:
     from seed_hub.eval.provenance import commit, machine, versions
     from seed_hub.eval.results_file import append_result
 
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for eval/, which no wheel ships
+    from eval.speed import peers_table
+
     taken: dict[str, list[dict]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder) / "photos" / "one", IMAGES)
@@ -75,7 +78,7 @@ def compare(pythons: dict[str, str], turns: int, out: Path | None) -> None:
         "machine": machine("cpu"),
         "versions": versions(),
     }
-    print(json.dumps(line))
+    print(peers_table([line]))
     if out:
         append_result(out, line)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seed_hub.errors import SeedHubError
-from seed_hub.model_folder import HEAD, WEIGHTS, sha256_of
+from seed_hub.model_folder import HEAD, WEIGHTS
 from seed_hub.publishing.publication import CARD
+from seed_hub.weights import sha256_of
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
+from seed_hub.eval.record import without_folders
 from seed_hub.model_folder import save_model
 from seed_hub.teachers.description import describe
 from seed_hub.training.method import Method
@@ -85,7 +86,7 @@ def ship(
     facts = {
         "name": settings.student,
         "method": settings.method,
-        "teacher": " + ".join(_without_folders(teacher.name) for teacher in teachers) or None,
+        "teacher": " + ".join(without_folders(teacher.name) for teacher in teachers) or None,
         "teacher_revision": " + ".join(describe(t).revision or "unknown" for t in teachers) or None,
         "teacher_licence": " + ".join(teacher.licence or "unknown" for teacher in teachers) or None,
         "size": settings.size,
@@ -97,10 +98,3 @@ def ship(
     save_model(path, method.student, facts, method.head)
     for name, (peer, head) in method.peers().items():
         save_model(path / name, peer, facts | {"name": name, "look": None}, head)
-
-
-def _without_folders(spec: str) -> str:
-    """``file:/home/me/teacher.safetensors?arch=x`` -> ``file:teacher.safetensors?arch=x``: no one's paths are shipped."""
-    source, _, rest = spec.partition(":")
-    folder = source in ("file", "seed") or rest.startswith(("/", ".", "~", "local-dir:"))
-    return f"{source}:{Path(rest).name}" if folder else spec
