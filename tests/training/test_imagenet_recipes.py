@@ -231,7 +231,8 @@ def test_the_estimate_is_what_bench_measured(recipes, monkeypatch, capsys):
     def measure(settings, say):
         asked.append(settings)
         speeds = {"live": 100.0, "together": 50.0}
-        return {"images_per_second": speeds, "seconds": {}, "device": "cpu", "gflops": {}, "ratios": {}}
+        found = {key: {} for key in ("seconds", "gflops", "ratios", "of_limit")}
+        return found | {"images_per_second": speeds, "device": "cpu", "gigabytes_per_second": 1.0}
 
     monkeypatch.setattr("seed_hub.bench.measure.bench", measure)
 
