@@ -5,7 +5,15 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/moco_resnet18.py --data tiny-imagenet-200 --out runs
 """
 
-from rows import MOCO, main
+from rows import MOCO, parser, train
+
+IMAGES = 1_000_000
 
 if __name__ == "__main__":
-    main("moco_resnet18", 320_000, {"student": "seed_resnet18", "method": "moco", "seed": 1}, MOCO)
+    train(
+        {"moco_resnet18": "seed_resnet18"},
+        parser(__doc__).parse_args(),
+        IMAGES,
+        {"method": "moco", "seed": 1},
+        MOCO,
+    )

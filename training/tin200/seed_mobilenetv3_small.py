@@ -8,19 +8,21 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/seed_mobilenetv3_small.py --data tiny-imagenet-200 --out runs --teacher-file MOBILENETV2.safetensors
 """
 
-from rows import main
+from rows import parser, train
+
+IMAGES = 40_000
 
 if __name__ == "__main__":
-    main(
-        "seed_mobilenetv3_small",
-        40_000,
-        {
-            "student": "seed_mobilenetv3_small",
-            "method": "seed",
-            "teacher": "file:{file}?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0",
-            "size": 64,
-            "teacher_size": 96,
-            "lr": 3e-3,
-        },
-        {"queue_size": 8192, "student_temperature": 0.07},
-    )
+    flags = parser(__doc__)
+    flags.add_argument("--teacher-file", required=True, help="the ImageNet MobileNetV2")
+    args = flags.parse_args()
+    how = "arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
+    settings = {
+        "method": "seed",
+        "teacher": f"file:{args.teacher_file}?{how}",
+        "size": 64,
+        "teacher_size": 96,
+        "lr": 3e-3,
+    }
+    rows = {"seed_mobilenetv3_small": "seed_mobilenetv3_small"}
+    train(rows, args, IMAGES, settings, {"queue_size": 8192, "student_temperature": 0.07})
