@@ -10,8 +10,8 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
   was trained several times (several weights), or a protocol ran several trials, it shows mean ± standard deviation and n.
   A measurement that was repeated counts once, the last time.
 - ``commands:NAME``: the command of each column.
-- ``gaps:NAME STUDENT/ALONE/TEACHER ...``: for each such triple of models, how much of the gap from ALONE to TEACHER the
-  STUDENT closes.
+- ``zoo:NAME PROTOCOL METHOD TEACHER``: a row per student, untrained, alone, with labels and distilled (``METHOD_student``),
+  and how much of the gap from alone to TEACHER it closes; what is published stands in ``published/seed.jsonl``.
 - ``bars:NAME``, of ``eval/results/speed/`` as those below: what `seed-hub bench` measured, beside what is aimed at.
 - ``speed:NAME LABEL ...``: the times of those measurements.
 - ``scaling:NAME LABEL ...``, ``traffic:NAME LABEL``: what many devices would cost, by those measurements.
@@ -32,10 +32,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # runs from a checkout that is not installed
 
 from eval.by_protocol import caption, commands, results_table  # noqa: E402
-from eval.columns import by_column, latest, title  # noqa: E402
+from eval.columns import by_column, latest  # noqa: E402
 from eval.compared import methods_table  # noqa: E402
 from eval.scaling import scaling_table, traffic_table  # noqa: E402
 from eval.speed import bars_table, exports_table, input_table, peers_table, queue_table, stages_table  # noqa: E402
+from eval.zoo import zoo_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.results_file import results  # noqa: E402
 
@@ -102,10 +103,6 @@ def regenerate(text: str, folder: Path, where: str = "the text") -> str:
     return _BLOCK.sub(block, text)
 
 
-def _gaps(lines: list[Line], words: list[str], folder: Path) -> str:
-    return "\n".join("- " + _gap(lines, *triple.split("/")) for triple in words)
-
-
 def _methods(lines: list[Line], words: list[str], folder: Path) -> str:
     if not lines:
         return "No results yet."
@@ -116,7 +113,7 @@ Writer = Callable[[list[Line], list[str], Path], str]
 _OF_EVALUATION: dict[str, Writer] = {
     "results": lambda lines, words, folder: results_table(lines, words),
     "commands": lambda lines, words, folder: commands(lines),
-    "gaps": _gaps,
+    "zoo": zoo_table,
     "methods": _methods,
 }
 _OF_SPEED: dict[str, Writer] = {
@@ -135,25 +132,6 @@ _KINDS = "|".join(_WRITERS)
 _BLOCK = re.compile(
     rf"^(<!-- ({_KINDS}):([\w.-]+) ?([^\n]*?) -->\n)(.*?)^(<!-- /\2 -->)$", re.DOTALL | re.MULTILINE
 )
-
-
-def _gap(lines: list[Line], student: str, alone: str, teacher: str) -> str:
-    """(student - alone) / (teacher - alone) for each protocol, in words."""
-    parts = []
-    measured = [line for line in latest(lines) if line["protocol"] in ("knn", "linear")]
-    for column, every in by_column(measured).items():
-        if column[1]:  # another mode than the protocol's own
-            continue
-        named = {line["model"]["name"].partition("?")[0]: line["mean"] for line in every}
-        found = [named.get(f"seed:{name}") for name in (student, alone, teacher)]
-        if None in found:
-            raise SeedHubError(
-                f"There is no {column[0]} result for each of {student}, {alone} and {teacher}."
-            )
-        own, base, goal = (value for value in found if value is not None)
-        share = f"{(own - base) / (goal - base):.0%}" if goal > base else "all"
-        parts.append(f"{share} in {title(column, every)} ({base:.2f} to {goal:.2f}: {own:.2f})")
-    return f"`{student}` closes the gap from `{alone}` to `{teacher}` by " + " and by ".join(parts) + "."
 
 
 if __name__ == "__main__":

@@ -194,17 +194,38 @@ def test_the_tables_of_this_project_are_up_to_date(root):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_gaps_closed(script, tmp_path):
-    rows = [line(value=v, name=f"seed:{n}", sha=n) for n, v in (("a", 10.0), ("t", 30.0), ("s", 25.0))]
-    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = script.regenerate("<!-- gaps:one s/a/t -->\nold\n<!-- /gaps -->\n", tmp_path)
-    assert "- `s` closes the gap from `a` to `t` by 75% in k-NN (k = 20) (10.00 to 30.00: 25.00).\n" in text
-    assert "old" not in text
-    mode = line("linear", name="seed:s", protocol_="seed")  # another mode has a table of its own, and no gap
-    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, mode]))
-    assert script.regenerate(text, tmp_path) == text
-    with pytest.raises(SeedHubError, match="no knn result"):
-        script.regenerate("<!-- gaps:one s/b/t -->\n<!-- /gaps -->\n", tmp_path)
+def test_the_zoo(script, tmp_path):
+    """A row per student that was distilled; gaps by hand; what is published in a column of its own."""
+    measured = {"untrained:seed_resnet18": 2.0, "alone_resnet18": 10.0, "cc_resnet18": 25.0, "teacher": 30.0}
+    measured |= {"cc_vit_tiny": 20.0, "alone_resnet34": 9.0, "seed_resnet18": 99.0}
+    lines = [line(value=value, name=name, sha=name) for name, value in measured.items()]
+    lines.append(line(value=27.0, name="cc_resnet18", sha="another training"))
+    lines += [
+        line("linear", 70.0, name="teacher", sha="teacher", protocol_="seed"),
+        line("linear", 50.0, name="teacher"),
+    ]
+    text = script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
+    assert text.splitlines()[2:4] == [
+        "| `seed_resnet18` | 2.0 | 10.0 |  | 26.0 ± 1.4 (n = 2) | 80% |  |",
+        "| `seed_vit_tiny` |  |  |  | 20.0 |  |  |",
+    ]
+    assert "99" not in text and "`teacher`, which has 30.0" in text
+    (tmp_path / "published").mkdir()
+    read = {"student": "seed_resnet18", "protocol": "knn", "read_in": "a table"}
+    recalled = read | {"recipe": "moco_v2_resnet50", "value": 43.4, "read_in": "from memory"}
+    published = [
+        read | {"recipe": "alone", "value": 36.7},
+        recalled,
+        recalled | {"protocol": "linear", "value": 1.0},
+    ]
+    (tmp_path / "published/seed.jsonl").write_text("".join(json.dumps(each) + "\n" for each in published))
+    assert "| 80% | 36.7 → *43.4* |" in script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
+    with pytest.raises(SeedHubError, match="no knn result of t2: measure it"):
+        script.zoo_table(lines, ["knn", "cc", "t2"], tmp_path)
+    with pytest.raises(SeedHubError, match="no linear result of a student by cc"):
+        script.zoo_table(lines, ["linear", "cc", "teacher"], tmp_path)
+    with pytest.raises(SeedHubError, match="zoo takes a protocol, a method and a teacher"):
+        script.zoo_table(lines, ["linear"], tmp_path)
 
 
 def test_precision_may_differ_within_a_table(script):

@@ -88,7 +88,14 @@ def test_a_recipe_trains_every_student_of_the_zoo(recipes, parsed, name):
 def test_a_recipe_opens_with_claim_cost_and_a_command_that_works(recipes, parsed, name, monkeypatch):
     module = recipes[name]
     text = module.__doc__
-    assert f"Claim: {'' if module.ROW.published else 'none '}published" in text and "\nCost: " in text
+    recalled = recipes["rows"].RECALLED
+    claims = [
+        f"{f'({each.value:.1f})' if each.source == recalled else f'{each.value:.1f}'} of {student.removeprefix('seed_')}"
+        for student, each in ((student, claim.linear) for student, claim in module.ROW.published.items())
+    ]
+    said = f"published linear top-1 {', '.join(claims)}" if claims else "none published"
+    assert f"\nClaim: {said}; not measured here yet.\n" in text.replace(" (in brackets: from memory)", "")
+    assert "\nCost: " in text and ("from memory" in text) == ("(" in said)
     shown = [shlex.split(line) for line in text.splitlines() if line.startswith("    ")]
     train = shown[-1]
     at = train.index("--data")

@@ -17,9 +17,11 @@ With --estimate nothing is trained: `seed-hub bench` times the step on this mach
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from seed_hub.cli import main as seed_hub
 from seed_hub.errors import SeedHubError
@@ -65,11 +67,8 @@ ALONE = {
     "--hidden-width": "0",
 }
 
-# Where a published number was read. The paper's own tables were not at hand.
-ABSTRACT = "SEED's abstract"
-BINGO = "BINGO, which restates SEED's table 1"
-COSS = "CoSS, which restates SEED's table 1"
-README = "README of SEED's code"
+# What SEED reports, and where each number was read: the paper's own tables were not at hand.
+PUBLISHED = Path(__file__).resolve().parents[2] / "eval" / "results" / "published" / "seed.jsonl"
 RECALLED = "from memory of SEED's table 1, not verified"
 
 
@@ -89,6 +88,17 @@ class Claim:
     """top-1"""
     knn: Published | None = None
     """top-1 of the 10 nearest neighbours, as far as is known by the 128 numbers of the head"""
+
+
+def published(recipe: str) -> dict[str, Claim]:
+    """By student."""
+    found: dict[str, dict[str, Published]] = {}
+    for text in PUBLISHED.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        if line["recipe"] == recipe:
+            number = Published(line["value"], line["read_in"])
+            found.setdefault(line["student"], {})[line["protocol"]] = number
+    return {student: Claim(**numbers) for student, numbers in found.items()}
 
 
 @dataclass(frozen=True)

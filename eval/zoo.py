@@ -1,0 +1,101 @@
+"""The zoo's table: each student trained in several ways, how much of the way to its teacher it came, and what is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.by_protocol import caption, cell, short
+from eval.columns import Line, by_column, latest, title
+from eval.markdown import table
+from seed_hub.catalog import students
+from seed_hub.errors import SeedHubError
+
+PUBLISHED = Path("published") / "seed.jsonl"
+BESIDE = "moco_v2_resnet50"  # the paper's first teacher, and the one nearest to this zoo's
+RECALLED = "memory"
+PREFIXES = {"untrained": "untrained:seed_", "alone": "alone_", "with all labels": "supervised_"}
+
+
+def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
+    """Markdown: a row per student.
+
+    Args:
+        words: the protocol; the method, which is what names of distilled rows begin with (``cc`` of ``cc_resnet18``); the
+            teacher's row.
+        folder: of the results, which holds the published numbers too.
+
+    Raises:
+        SeedHubError: other words; or the teacher, or no student, was measured so.
+    """
+    if len(words) != 3:
+        raise SeedHubError(f'zoo takes a protocol, a method and a teacher, not "{" ".join(words)}".')
+    protocol, method, teacher = words
+    every = by_column([line for line in latest(lines) if line["protocol"] == protocol])
+    # The protocol's own mode, and the metric it is known by.
+    column = next(
+        (column for column, own in every.items() if not column[1] and own[0]["metric"] == column[3]), None
+    )
+    own = (
+        [line for line in every.get(column, []) if _rows(short(line["model"]["name"]), method, teacher)]
+        if column
+        else []
+    )
+    goal = _mean(own, teacher)
+    if column is None or goal is None:
+        raise SeedHubError(
+            f"There is no {protocol} result of {teacher}: measure it, or name another teacher."
+        )
+    body = []
+    for name in students():
+        student = name.removeprefix("seed_")
+        rows = [prefix + student for prefix in PREFIXES.values()] + [f"{method}_{student}"]
+        if _mean(own, rows[-1]) is None:
+            continue
+        cells = [cell(_of(own, row), column[3]) for row in rows]
+        body.append(
+            [f"`{name}`", *cells, _closed(own, student, method, goal), _published(folder, name, protocol)]
+        )
+    if not body:
+        raise SeedHubError(f"There is no {protocol} result of a student by {method}: measure one.")
+    head = ["student", *PREFIXES, "**distilled**", "gap closed", "published, ImageNet: alone → distilled"]
+    note = (
+        f"{title(column, own)}, %. Gap closed: of the way from alone to the teacher, `{teacher}`, which has "
+        f"{goal:.1f}. The last column is not ours: what SEED reports for ImageNet by MoCo v2's ResNet-50, *in italics* as far "
+        "as it is remembered, not read."
+    )
+    return f"{table(head, body)}\n\n{note} {caption({column: own})}"
+
+
+def _rows(name: str, method: str, teacher: str) -> bool:
+    return name == teacher or name.startswith((*PREFIXES.values(), f"{method}_"))
+
+
+def _of(lines: Sequence[Line], row: str) -> list[Line]:
+    return [line for line in lines if short(line["model"]["name"]) == row]
+
+
+def _mean(lines: Sequence[Line], row: str) -> float | None:
+    found = {line["model"]["sha256"]: line["mean"] for line in _of(lines, row)}
+    return sum(found.values()) / len(found) if found else None
+
+
+def _closed(lines: Sequence[Line], student: str, method: str, goal: float) -> str:
+    alone, own = _mean(lines, f"alone_{student}"), _mean(lines, f"{method}_{student}")
+    if alone is None or own is None:
+        return ""
+    return f"{(own - alone) / (goal - alone):.0%}" if goal > alone else "no gap"
+
+
+def _published(folder: Path, student: str, protocol: str) -> str:
+    """``36.3 → *55.2*``"""
+    path = folder / PUBLISHED
+    known = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
+    said: dict[str, Any] = {
+        line["recipe"]: f"*{line['value']:.1f}*" if RECALLED in line["read_in"] else f"{line['value']:.1f}"
+        for line in known
+        if (line["student"], line["protocol"]) == (student, protocol)
+    }
+    return f"{said['alone']} → {said[BESIDE]}" if {"alone", BESIDE} <= said.keys() else ""
