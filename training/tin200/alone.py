@@ -1,4 +1,4 @@
-"""A student by MoCo v2 alone: the baseline of cc.py, as many images seen.
+"""A student by MoCo v2 alone, as many images seen as by cc.py: its baseline.
 
 Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 

@@ -15,20 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
+from rows import STUDENT_IMAGES
 
 from seed_hub.cli import main as seed_hub
 from seed_hub.eval.features import remembered
 
 OUT = "eval/results/students.jsonl"
-UNTRAINED = ("seed_mobilenetv3_large", "seed_resnet18")
-ROWS = (
-    "alone_mobilenetv3_large",
-    "seed_mobilenetv3_large",
-    "cc_mobilenetv3_large",
-    "alone_resnet18",
-    "seed_resnet18",
-    "moco_resnet18",
-)
+TEACHER = "moco_resnet18"
+TAUGHT = ("cc", "alone", "supervised")  # what the names of a student's runs begin with
 SHARD = {
     "--data": "{data}/tiny-imagenet-200/train-00000-of-00005.parquet",
     "--test-data": "{data}/tiny-imagenet-200/validation-00000-of-00001.parquet",
@@ -64,15 +58,10 @@ def main() -> None:
             continue
         with remembered():
             for name, words in commands(args).items():
-                # Depthwise convolutions are slower in bf16 than in float32 on a CPU; a detector leaves them in float32.
-                how = [
-                    "--precision",
-                    "bf16" if "resnet" in row or name == "detection" else "fp32",
-                    "--workers",
-                    "0",
-                    "--out",
-                    OUT,
-                ]
+                # Depthwise convolutions gain little by bf16 on a CPU; a detector leaves them in float32.
+                depthwise = "mobilenet" in row or "efficientnet" in row
+                precision = "fp32" if depthwise and name != "detection" else "bf16"
+                how = ["--precision", precision, "--workers", "0", "--out", OUT]
                 if (not args.protocols or name in args.protocols) and seed_hub(
                     ["eval", *words, "--model", model, *how]
                 ):
@@ -81,8 +70,9 @@ def main() -> None:
 
 def models(args: argparse.Namespace) -> dict[str, str]:
     """Row -> model, of those that are there."""
-    found = {f"untrained:{name}": f"untrained:{name}" for name in UNTRAINED}
-    found |= {row: str(args.runs / row) for row in ROWS if (args.runs / row / "verdict.json").exists()}
+    runs = [TEACHER, *(name.replace("seed", how, 1) for how in TAUGHT for name in STUDENT_IMAGES)]
+    found = {row: str(args.runs / row) for row in runs if (args.runs / row / "verdict.json").exists()}
+    found |= {f"untrained:{name}": f"untrained:{name}" for name in STUDENT_IMAGES}
     if args.teacher_file:
         how = "?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
         found["mobilenetv2"] = f"file:{args.teacher_file}{how}"
