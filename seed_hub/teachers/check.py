@@ -59,6 +59,8 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
         SeedHubError: weights that are not there, infinite or at their initial values; embeddings that are not finite, of
             effective rank below :data:`LEAST_RANK`, or of a flip agreement that may be chance.
     """
+    # Generated images have no left and right: only of a user's own may that be the reason.
+    reason = "" if pixels is None else ", or left and right differ in these images (train with --flip 0)"
     if pixels is None:
         pixels = generated_images(IMAGES, teacher.input_size)
     if len(pixels) < LEAST_IMAGES:
@@ -91,8 +93,7 @@ def check_teacher(teacher: Frozen, pixels: Tensor | None = None, *, flips: bool 
         if agreement < needed:
             raise SeedHubError(
                 f"{name} does not know {len(pixels)} images again when they are mirrored (flip agreement {agreement:.2f}, chance "
-                f"reaches {needed:.2f}): its weights, size or normalisation are not right, or left and right differ in these "
-                "images (--flip 0)."
+                f"reaches {needed:.2f}): its weights, size or normalisation are not right{reason}."
             )
     return Verdict(len(pixels), rank, agreement)
 
