@@ -1,4 +1,5 @@
-"""The zoo's table: each student trained in several ways, how much of the way to its teacher it came, and what is published."""
+"""The zoo's tables: each student trained in several ways, how much of the way to its teacher it came, and what is published;
+and the released weights."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from eval.columns import Line, by_column, latest, title
 from eval.markdown import table
 from seed_hub.catalog import students
 from seed_hub.errors import SeedHubError
+from seed_hub.weights import Weight
 
 PUBLISHED = Path("published") / "seed.jsonl"
 BESIDE = "moco_v2_resnet50"  # the paper's first teacher, and the one nearest to this zoo's
@@ -67,6 +69,49 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
         "as it is remembered, not read."
     )
     return f"{table(head, body)}\n\n{note} {caption({column: own})}"
+
+
+def weights_table(lines: Sequence[Line], words: Sequence[str], weights: Sequence[Weight]) -> str:
+    """Markdown: a row per released weight.
+
+    Args:
+        words: protocols to show, in their own modes.
+
+    Raises:
+        SeedHubError: a weight that was not measured so.
+    """
+    if not weights:
+        return "No weights are released yet."
+    columns = [
+        (column, own)
+        for word in words
+        for column, own in by_column([line for line in latest(lines) if line["protocol"] == word]).items()
+        if not column[1] and own[0]["metric"] == column[3]
+    ]
+    facts, body = students(), []
+    for weight in weights:
+        cells = []
+        for column, own in columns:
+            mine = [line for line in own if line["model"]["sha256"] == weight.tensors]
+            if not mine:
+                raise SeedHubError(f"There is no {column[0]} result of {weight.name}: measure its run.")
+            cells.append(cell(mine, column[3]))
+        own_facts = facts[weight.arch]
+        body.append(
+            [
+                f"[{weight.name}](model_cards/{weight.name})",
+                weight.licence,
+                f"{own_facts.parameters / 1e6:.1f}",
+                *cells,
+            ]
+        )
+    heads = [
+        "weight",
+        "licence",
+        "million parameters",
+        *(f"{title(column, own)}, %" for column, own in columns),
+    ]
+    return f"{table(heads, body, words=2)}\n\n{caption(dict(columns))}"
 
 
 def _rows(name: str, method: str, teacher: str) -> bool:

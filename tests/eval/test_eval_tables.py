@@ -6,11 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.results_file import results
+from seed_hub.weights import Weight
 
 
 @pytest.fixture(scope="session")
@@ -226,6 +228,23 @@ def test_the_zoo(script, tmp_path):
         script.zoo_table(lines, ["linear", "cc", "teacher"], tmp_path)
     with pytest.raises(SeedHubError, match="zoo takes a protocol, a method and a teacher"):
         script.zoo_table(lines, ["linear"], tmp_path)
+
+
+def test_released_weights(script):
+    weight = Weight("seed_resnet18.tag", "0" * 64, "cc-by-nc-4.0", "", tensors="a")
+    lines = [
+        line(value=20.0),
+        line("linear", 30.0),
+        line("linear", 40.0, protocol_="seed"),
+        line(name="b", sha="b"),
+    ]
+    assert "| [seed_resnet18.tag](model_cards/seed_resnet18.tag) | cc-by-nc-4.0 | 11.2 | 20.0 | 30.0 |" in (
+        script.weights_table(lines, ["knn", "linear"], [weight])
+    )
+    other = replace(weight, tensors="b")
+    with pytest.raises(SeedHubError, match=r"no linear result of seed_resnet18\.tag"):
+        script.weights_table(lines, ["knn", "linear"], [other])
+    assert script.weights_table(lines, ["knn"], []) == "No weights are released yet."
 
 
 def test_precision_may_differ_within_a_table(script):
