@@ -39,6 +39,7 @@ def register() -> None:
         register_model(student.entrypoint)
         _registered.add(name)
     import_module("seed_hub.published_variants")  # what published checkpoints were trained as and timm lacks
+    import_module("seed_hub.small_image_variants")
 
 
 def register_with_timm() -> None:

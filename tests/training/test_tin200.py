@@ -44,7 +44,8 @@ def asked(rows, monkeypatch, tmp_path):
 
 
 def test_every_script_asks_for_what_the_package_takes(asked, rows):
-    asks = [asked("moco_resnet18.py"), asked("seed_mobilenetv3_small.py", "--teacher-file", "f.safetensors")]
+    asks = [asked("moco_resnet18.py"), asked("moco_resnet50.py")]
+    asks.append(asked("seed_mobilenetv3_small.py", "--teacher-file", "f.safetensors"))
     asks += [
         asked(script, "--student", name)
         for script in ("alone.py", "supervised.py")
