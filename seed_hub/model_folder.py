@@ -41,9 +41,15 @@ def save_model(
 
 
 def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
-    """timm's config.json for ``encoder``: plain architecture, no classes, empty ``model_args`` (needed by both sides)."""
+    """timm's config.json for ``encoder``: plain architecture, no classes; timm and transformers both need ``model_args``."""
     cfg = encoder.backbone.pretrained_cfg
-    keep = ("interpolation", "crop_pct", "fixed_input_size", "pool_size", "first_conv", "classifier")
+    keep = ["interpolation", "crop_pct", "fixed_input_size", "pool_size", "first_conv", "classifier"]
+    args: dict[str, Any] = {}
+    if getattr(encoder.backbone, "dynamic_img_size", False):
+        # The position embeddings stay as they are and are interpolated for any side. Left to itself timm would fit them to
+        # the side of `input_size` once and refuse others, or fit them to another side than their own.
+        args = {"img_size": encoder.backbone.patch_embed.img_size[0], "dynamic_img_size": True}
+        keep.remove("fixed_input_size")
     pretrained = {k: cfg[k] for k in keep if cfg.get(k) is not None} | {
         "tag": facts.get("tag", "untagged"),
         "input_size": [3, encoder.input_size, encoder.input_size],
@@ -58,7 +64,7 @@ def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
         "num_classes": 0,
         "num_features": encoder.backbone.num_features,
         "global_pool": cfg.get("global_pool") or _pool_of(encoder.backbone),
-        "model_args": {},
+        "model_args": args,
         "pretrained_cfg": pretrained,
         "seed_hub": facts,
     }

@@ -69,10 +69,7 @@ def info(argv: list[str]) -> dict[str, Any]:
                 ("architecture", f"{student.base} of timm, without a classifier"),
                 ("parameters", f"{student.parameters / 1e6:.2f} M"),
                 ("MACs", f"{student.macs / 1e9:.3f} G at 224 px"),
-                (
-                    "input",
-                    f"[B, 3, {side}, {side}]" + ("" if student.fixed_input_size else ", or another side"),
-                ),
+                ("input", f"[B, 3, {side}, {side}], or another side"),
                 ("embedding", f"[B, {student.width}]"),
                 ("licence", f"{student.licence} (the code; each weight has its own)"),
                 (

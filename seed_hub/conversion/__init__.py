@@ -124,7 +124,8 @@ def _write(
     try:
         save_model(partial, encoder, facts, head)
         if options:
-            config = json.loads((partial / CONFIG).read_text()) | {"model_args": options}
+            config = json.loads((partial / CONFIG).read_text())
+            config["model_args"] |= options
             replace_file(partial / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         load_model_folder(partial)
         if out.exists():

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     width=192,
     first_conv="patch_embed.proj",
     classifier="head",
-    fixed_input_size=True,  # its position embeddings: pass img_size=N or dynamic_img_size=True for another side
 )
 def seed_vit_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ViT-Tiny, patches of 16 px: for teachers that are transformers."""
-    return build("seed_vit_tiny", pretrained, **kwargs)
+    # Images of any side, by interpolating the position embeddings, as in training here.
+    return build("seed_vit_tiny", pretrained, **{"dynamic_img_size": True} | kwargs)

@@ -41,8 +41,6 @@ class Student:
     """Where a classifier would sit, for ``num_classes``."""
     input_size: int = 224
     """Side in pixels."""
-    fixed_input_size: bool = False
-    """True when the side is built in (position embeddings): another one needs ``img_size=``."""
     licence: str = "apache-2.0"
     """Of the definition; each weight has its own."""
 
@@ -137,7 +135,6 @@ def our_cfg(row: Student, weight: Weight | None) -> PretrainedCfg:
         license=weight.licence if weight else None,
         description=weight.description if weight else None,
         input_size=(3, side, side),
-        fixed_input_size=row.fixed_input_size,
         interpolation="bilinear",
         crop_pct=0.875,  # 224 of 256, the evaluation crop of the paper and of the field; mean and std are timm's default
         num_classes=0,
