@@ -59,6 +59,14 @@ def written(run: Path, **more: str) -> str:
     return (run / "card" / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_images_can_be_given_a_name(run: Path) -> None:
+    assert "photos" in written(run)
+    text = written(run, images_name="Tiny-ImageNet-200, training split")
+    assert "| images | Tiny-ImageNet-200, training split |" in text
+    about = json.loads((run / "card" / "run.json").read_text())
+    assert about["settings"]["data"] == "Tiny-ImageNet-200, training split"
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub that this process's client talks to, logged in."""

@@ -24,6 +24,8 @@ class CardSettings:
     """folder to write (default: RUN/card; of push: one that is removed afterwards)"""
     images_licence: str = ""
     """terms of the images: an identifier such as cc-by-4.0, own, or research-only as for ImageNet"""
+    images_name: str = ""
+    """what the page calls the images (default: the last part of the run's --data)"""
     teacher_licence: str = ""
     """terms of the teacher's weights, where the run does not know them"""
     start_licence: str = ""

@@ -42,6 +42,7 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
     files = [Path(file) for file in settings.results] or results_of(run)
     values = asdict(record.settings) | record.method_settings
     values = {name: _plain(value) for name, value in values.items() if name != "out"}
+    values["data"] = settings.images_name or values["data"]
     return Publication(
         repository=repository,
         model=run / "best",
@@ -110,7 +111,7 @@ def _lineage(record: RunRecord, settings: CardSettings) -> Lineage:
         raise SeedHubError(f"{record.path} started from no other weights: leave --start-licence out.")
     sources = [
         *_teachers(record, settings.teacher_licence),
-        Source("images", _plain(record.settings.data), settings.images_licence),
+        Source("images", settings.images_name or _plain(record.settings.data), settings.images_licence),
         *([Source("start", _plain(start), settings.start_licence)] if start else []),
     ]
     return decide(sources, settings.licence, settings.override_licence)
