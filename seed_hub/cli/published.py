@@ -172,11 +172,11 @@ def _curves(record: RunRecord) -> tuple[Curve, ...]:
 
     found = [Curve("loss", tuple((step["images"], step["loss"]) for step in record.steps))]
     if record.looks:
-        key, meaning = headline_metric(record.looks[-1])
+        key, share, does = headline_metric(record.looks[-1])
         points = tuple((look["images"], look[key]) for look in record.looks if look.get(key) is not None)
         untrained = record.untrained.get(key) if record.untrained else None
         best = record.best["images"] if record.best else None
-        found.insert(0, Curve(key.replace("_", " "), points, f"share {meaning}", untrained, best, share=True))
+        found.insert(0, Curve(key.replace("_", " "), points, f"share {share} that {does}", untrained, best, share=True))
     return tuple(curve for curve in found if len(curve.points) > 1)
 
 

@@ -85,18 +85,19 @@ class RunRecord:
         text = f"{self.images_seen:,} images seen, about {left} to go when it last reported"
         if not self.best or not self.untrained:
             return text + "."
-        key, what = headline_metric(self.best)
+        key, share, does = headline_metric(self.best)
         now, before = self.best[key], self.untrained[key]
-        return f"{text}. So far {now:.1%} {what} (untrained {before:.1%})."
+        return f"{text}. So far {now:.1%} {share} {does} (untrained {before:.1%})."
 
 
-def headline_metric(look: dict[str, Any]) -> tuple[str, str]:
-    """(name, meaning) of the number that tells: agreement if there is a teacher, else accuracy or view retrieval."""
+def headline_metric(look: dict[str, Any]) -> tuple[str, str, str]:
+    """(name, share of what, what they do) of the number that tells: agreement if there is a teacher, else accuracy or
+    view retrieval."""
     if look["agreement"] is not None:
-        return "agreement", "of the teacher's nearest neighbours are also the student's"
+        return "agreement", "of the teacher's nearest neighbours", "are also the student's"
     if look.get("accuracy") is not None:
-        return "accuracy", "of held-out images get their class"
-    return "view_retrieval", "of held-out images are found again from another view"
+        return "accuracy", "of held-out images", "get their class"
+    return "view_retrieval", "of held-out images", "are found again from another view"
 
 
 def read_run(path: Path) -> RunRecord:
