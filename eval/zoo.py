@@ -50,10 +50,12 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
         raise SeedHubError(
             f"There is no {protocol} result of {teacher}: measure it, or name another teacher."
         )
+    # A way that nothing was trained in yet has no column.
+    prefixes = {way: prefix for way, prefix in PREFIXES.items() if any(_begins(line, prefix) for line in own)}
     body = []
     for name in students():
         student = name.removeprefix("seed_")
-        rows = [prefix + student for prefix in PREFIXES.values()] + [f"{method}_{student}"]
+        rows = [prefix + student for prefix in prefixes.values()] + [f"{method}_{student}"]
         if _mean(own, rows[-1]) is None:
             continue
         cells = [cell(_of(own, row), column[3]) for row in rows]
@@ -62,7 +64,7 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
         )
     if not body:
         raise SeedHubError(f"There is no {protocol} result of a student by {method}: measure one.")
-    head = ["student", *PREFIXES, "**distilled**", "gap closed", "published, ImageNet: alone → distilled"]
+    head = ["student", *prefixes, "**distilled**", "gap closed", "published, ImageNet: alone → distilled"]
     note = (
         f"{title(column, own)}, %. Gap closed: of the way from alone to the teacher, `{teacher}`, which has "
         f"{goal:.1f}. The last column is not ours: what SEED reports for ImageNet by MoCo v2's ResNet-50, *in italics* as far "
@@ -116,6 +118,10 @@ def weights_table(lines: Sequence[Line], words: Sequence[str], weights: Sequence
 
 def _rows(name: str, method: str, teacher: str) -> bool:
     return name == teacher or name.startswith((*PREFIXES.values(), f"{method}_"))
+
+
+def _begins(line: Line, prefix: str) -> bool:
+    return short(line["model"]["name"]).startswith(prefix)
 
 
 def _of(lines: Sequence[Line], row: str) -> list[Line]:

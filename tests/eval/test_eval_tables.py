@@ -208,9 +208,17 @@ def test_the_zoo(script, tmp_path):
     ]
     text = script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
     assert text.splitlines()[2:4] == [
-        "| `seed_resnet18` | 2.0 | 10.0 |  | 26.0 ± 1.4 (n = 2) | 80% |  |",
-        "| `seed_vit_tiny` |  |  |  | 20.0 |  |  |",
+        "| `seed_resnet18` | 2.0 | 10.0 | 26.0 ± 1.4 (n = 2) | 80% |  |",
+        "| `seed_vit_tiny` |  |  | 20.0 |  |  |",
     ]
+    labelled = script.zoo_table(
+        [*lines, line(value=40.0, name="supervised_resnet18", sha="x")], ["knn", "cc", "teacher"], tmp_path
+    )
+    assert (
+        "| 2.0 | 10.0 | 40.0 | 26.0" in labelled
+        and "with all labels" in labelled
+        and "with all labels" not in text
+    )
     assert "99" not in text and "`teacher`, which has 30.0" in text
     (tmp_path / "published").mkdir()
     read = {"student": "seed_resnet18", "protocol": "knn", "read_in": "a table"}
