@@ -176,7 +176,9 @@ def _curves(record: RunRecord) -> tuple[Curve, ...]:
         points = tuple((look["images"], look[key]) for look in record.looks if look.get(key) is not None)
         untrained = record.untrained.get(key) if record.untrained else None
         best = record.best["images"] if record.best else None
-        found.insert(0, Curve(key.replace("_", " "), points, f"share {share} that {does}", untrained, best, share=True))
+        found.insert(
+            0, Curve(key.replace("_", " "), points, f"share {share} that {does}", untrained, best, share=True)
+        )
     return tuple(curve for curve in found if len(curve.points) > 1)
 
 
