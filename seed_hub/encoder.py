@@ -196,6 +196,7 @@ def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) ->
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         input_size=cfg["input_size"][-1],
+        licence=cfg.get("license") if pretrained else None,
     )
 
 

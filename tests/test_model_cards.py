@@ -26,6 +26,7 @@ from seed_hub.golden import GOLDEN, KEY, golden_images
 from seed_hub.model_folder import CONFIG
 from seed_hub.project import GITHUB_REPOSITORY
 from seed_hub.publishing.publication import CARD, RESULTS, RUN, write_folder
+from seed_hub.teachers import load_teacher
 from seed_hub.weights import FILE_NAME, Weight, read_table, sha256_of, table_text
 from tests.github_archive import archive, serving
 from tests.made_up_run import make_run, network
@@ -133,6 +134,13 @@ def test_every_road_leads_to_the_golden_embeddings(released: Released, road: str
         for name in ("input_size", "mean", "std", "license", "tag"):
             mine = model.pretrained_cfg[name]
             assert (list(mine) if isinstance(mine, tuple) else mine) == cfg[name], name
+
+
+def test_as_a_teacher_it_says_its_terms(released: Released) -> None:
+    teacher = load_teacher(f"seed:{released.weight.name}")
+    assert teacher.licence == released.weight.licence
+    found = teacher(golden_images(released.weight.input_size)).pooled
+    torch.testing.assert_close(found, load_file(released.folder / GOLDEN)[KEY], **CLOSE)
 
 
 def test_torch_hub_finds_them_in_the_archive_that_github_serves(made_up: Released, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from seed_hub.teachers.families import FAMILIES, family_of, family_of_type, find
 def test_every_pretrained_network_of_timm_is_as_its_family_says() -> None:
     seen = set()
     for name in timm.list_pretrained():
+        if name.startswith("seed_"):  # ours, named after their teachers
+            continue
         family = find_family(name)
         if family is None:
             continue
