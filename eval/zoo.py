@@ -137,7 +137,7 @@ def _closed(lines: Sequence[Line], student: str, method: str, goal: float) -> st
     alone, own = _mean(lines, f"alone_{student}"), _mean(lines, f"{method}_{student}")
     if alone is None or own is None:
         return ""
-    return f"{(own - alone) / (goal - alone):.0%}" if goal > alone else "no gap"
+    return f"{(own - alone) / (goal - alone):.1%}" if goal > alone else "no gap"
 
 
 def _published(folder: Path, student: str, protocol: str) -> str:

@@ -208,7 +208,7 @@ def test_the_zoo(script, tmp_path):
     ]
     text = script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
     assert text.splitlines()[2:4] == [
-        "| `seed_resnet18` | 2.0 | 10.0 | 26.0 ± 1.4 (n = 2) | 80% |  |",
+        "| `seed_resnet18` | 2.0 | 10.0 | 26.0 ± 1.4 (n = 2) | 80.0% |  |",
         "| `seed_vit_tiny` |  |  | 20.0 |  |  |",
     ]
     labelled = script.zoo_table(
@@ -229,7 +229,7 @@ def test_the_zoo(script, tmp_path):
         recalled | {"protocol": "linear", "value": 1.0},
     ]
     (tmp_path / "published/seed.jsonl").write_text("".join(json.dumps(each) + "\n" for each in published))
-    assert "| 80% | 36.7 → *43.4* |" in script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
+    assert "| 80.0% | 36.7 → *43.4* |" in script.zoo_table(lines, ["knn", "cc", "teacher"], tmp_path)
     with pytest.raises(SeedHubError, match="no knn result of t2: measure it"):
         script.zoo_table(lines, ["knn", "cc", "t2"], tmp_path)
     with pytest.raises(SeedHubError, match="no linear result of a student by cc"):
