@@ -6,10 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from eval.by_protocol import caption, cell, short
-from eval.columns import Line, by_column, latest, title
+from eval.columns import Column, Line, by_column, latest, title
 from eval.markdown import table
 from seed_hub.catalog import students
 from seed_hub.errors import SeedHubError
@@ -35,23 +34,16 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
     if len(words) != 3:
         raise SeedHubError(f'zoo takes a protocol, a method and a teacher, not "{" ".join(words)}".')
     protocol, method, teacher = words
-    every = by_column([line for line in latest(lines) if line["protocol"] == protocol])
-    # The protocol's own mode, and the metric it is known by.
-    column = next(
-        (column for column, own in every.items() if not column[1] and own[0]["metric"] == column[3]), None
-    )
-    own = (
-        [line for line in every.get(column, []) if _rows(short(line["model"]["name"]), method, teacher)]
-        if column
-        else []
-    )
+    column, measured = _headline(lines, protocol)
+    own = [line for line in measured if _is_shown(short(line["model"]["name"]), method, teacher)]
     goal = _mean(own, teacher)
-    if column is None or goal is None:
+    if goal is None:
         raise SeedHubError(
             f"There is no {protocol} result of {teacher}: measure it, or name another teacher."
         )
     # A way that nothing was trained in yet has no column.
-    prefixes = {way: prefix for way, prefix in PREFIXES.items() if any(_begins(line, prefix) for line in own)}
+    names = [short(line["model"]["name"]) for line in own]
+    prefixes = {way: prefix for way, prefix in PREFIXES.items() if any(n.startswith(prefix) for n in names)}
     body = []
     for name in students():
         student = name.removeprefix("seed_")
@@ -84,12 +76,7 @@ def weights_table(lines: Sequence[Line], words: Sequence[str], weights: Sequence
     """
     if not weights:
         return "No weights are released yet."
-    columns = [
-        (column, own)
-        for word in words
-        for column, own in by_column([line for line in latest(lines) if line["protocol"] == word]).items()
-        if not column[1] and own[0]["metric"] == column[3]
-    ]
+    columns = [_headline(lines, protocol) for protocol in words]
     facts, body = students(), []
     for weight in weights:
         cells = []
@@ -98,30 +85,27 @@ def weights_table(lines: Sequence[Line], words: Sequence[str], weights: Sequence
             if not mine:
                 raise SeedHubError(f"There is no {column[0]} result of {weight.name}: measure its run.")
             cells.append(cell(mine, column[3]))
-        own_facts = facts[weight.arch]
-        body.append(
-            [
-                f"[{weight.name}](model_cards/{weight.name})",
-                weight.licence,
-                f"{own_facts.parameters / 1e6:.1f}",
-                *cells,
-            ]
-        )
-    heads = [
-        "weight",
-        "licence",
-        "million parameters",
-        *(f"{title(column, own)}, %" for column, own in columns),
-    ]
+        size = f"{facts[weight.arch].parameters / 1e6:.1f}"
+        body.append([f"[{weight.name}](model_cards/{weight.name})", weight.licence, size, *cells])
+    measured = [f"{title(column, own)}, %" for column, own in columns]
+    heads = ["weight", "licence", "million parameters", *measured]
     return f"{table(heads, body, words=2)}\n\n{caption(dict(columns))}"
 
 
-def _rows(name: str, method: str, teacher: str) -> bool:
+def _headline(lines: Sequence[Line], protocol: str) -> tuple[Column, list[Line]]:
+    """The protocol's own mode, by the metric it is known by, and what was measured so.
+
+    Raises:
+        SeedHubError: nothing was.
+    """
+    for column, own in by_column([line for line in latest(lines) if line["protocol"] == protocol]).items():
+        if not column[1] and own[0]["metric"] == column[3]:
+            return column, own
+    raise SeedHubError(f"There is no {protocol} result: measure one.")
+
+
+def _is_shown(name: str, method: str, teacher: str) -> bool:
     return name == teacher or name.startswith((*PREFIXES.values(), f"{method}_"))
-
-
-def _begins(line: Line, prefix: str) -> bool:
-    return short(line["model"]["name"]).startswith(prefix)
 
 
 def _of(lines: Sequence[Line], row: str) -> list[Line]:
@@ -144,7 +128,7 @@ def _published(folder: Path, student: str, protocol: str) -> str:
     """``36.3 → *55.2*``"""
     path = folder / PUBLISHED
     known = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
-    said: dict[str, Any] = {
+    said = {
         line["recipe"]: f"*{line['value']:.1f}*" if RECALLED in line["read_in"] else f"{line['value']:.1f}"
         for line in known
         if (line["student"], line["protocol"]) == (student, protocol)

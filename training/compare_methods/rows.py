@@ -2,8 +2,8 @@
 
 Everything that could favour a method is the same for all: student, images, images seen, input size, batch, optimiser and
 schedule; and the teacher, where there is one. What a method has to choose for itself stands in its row, and the rest is
-its default. Temperatures and queues are those of ../tin200: small pictures, a short run, and a teacher whose pooled
-features, all of them positive, are compared.
+its default. Temperatures and queues are for small pictures, a short run, and a teacher whose pooled features, all of them
+positive, are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHARED = {
 }
 QUEUE = {"--queue-size": "16384"}
 CONTRAST = {"--queue-size": "4096", "--key-momentum": "0.99", "--temperature": "0.1"}
-TAUGHT, ALONE = "0.003", "0.001"  # the learning rates at which seed and moco did best in ../tin200
+TAUGHT, ALONE = "0.003", "0.001"  # the learning rates at which seed and moco did best in trials on the same images
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,13 @@ def train(
     runs = [RunSettings(student=student, out=str(args.out / row), **shared) for row, student in rows.items()]
     begun = all((args.out / row / "config.json").exists() for row in rows)
     run_together(runs, method_settings, resume=begun)
+
+
+def train_alone(about: str, way: str, settings: dict[str, Any], method_settings: dict[str, Any]) -> None:
+    """One student without a teacher, as long as with one: the script whose docstring ``about`` is. The run is
+    ``WAY_student``."""
+    flags = parser(about)
+    flags.add_argument("--student", required=True, choices=STUDENT_IMAGES)
+    args = flags.parse_args()
+    rows = {args.student.replace("seed", way, 1): args.student}
+    train(rows, args, STUDENT_IMAGES[args.student], settings, method_settings)
