@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from seed_hub.data import Images
 
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")  # the Hub's names of a split's files
+
 
 def result_line(
     protocol: str,
@@ -122,8 +124,9 @@ def _data(images: Images) -> dict[str, Any]:
 def without_folders(name: str) -> str:
     """A path becomes its last part, so that no line tells how someone's disk is laid out; other names stay.
 
-    ``file:/home/me/moco.pth?arch=resnet50`` -> ``file:moco.pth?arch=resnet50``; of a run, ``runs/a/best`` ->
-    ``a/best``; ``org/name`` on the Hub, where no such file is, stays.
+    ``file:/home/me/moco.pth?arch=resnet50`` -> ``file:moco.pth?arch=resnet50``; what says nothing alone keeps the folder
+    it is in: of a run, ``runs/a/best`` -> ``a/best``, and of a shard, ``b/train-00000-of-00005.parquet``; ``org/name`` on
+    the Hub, where no such file is, stays.
     """
     found = re.match(
         r"((?:file|seed|hf|torchhub|timm:local-dir|hf-hub|timm):)?(.*?)(\?.*)?$", name, re.DOTALL
@@ -132,13 +135,8 @@ def without_folders(name: str) -> str:
     is_path = prefix == "file:" or re.match(r"[/~.\\]|[A-Za-z]:[/\\]", path) or os.path.exists(path)
     if is_path:
         parts = [part for part in re.split(r"[/\\]", os.path.abspath(os.path.expanduser(path))) if part]
-        path = "/".join(
-            parts[-3:]
-            if parts[-2:-1] == ["looks"]
-            else parts[-2:]
-            if parts[-1] in ("best", "last")
-            else parts[-1:]
-        )
+        of_folder = parts[-1] in ("best", "last") or _SHARD.search(parts[-1])
+        path = "/".join(parts[-3 if parts[-2:-1] == ["looks"] else -2 if of_folder else -1 :])
     return prefix + path + options
 
 

@@ -204,6 +204,7 @@ def test_a_head_counts_only_where_it_is_measured(line, flat_student):
         ("/home/me/runs/first/best", "first/best"),
         ("~/runs/first/", "first"),
         ("../shared/data/photos", "photos"),
+        ("/data/birds/train-00000-of-00005.parquet", "birds/train-00000-of-00005.parquet"),
         ("C:\\Users\\me\\photos", "photos"),
         ("org/name", "org/name"),
     ],

@@ -16,7 +16,7 @@ from seed_hub.training.checks import check_together, resolve_method_settings
 from seed_hub.training.methods import method_class
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "training" / "tin200"
-TWO = ["seed_mobilenetv3_large", "seed_efficientnet_b0"]
+TWO = ["seed_resnet18", "seed_mobilenetv3_small"]
 
 
 @pytest.fixture
@@ -83,13 +83,13 @@ def test_a_student_and_its_baselines_see_as_many_images(asked, rows, tmp_path):
 def test_several_students_learn_together_and_go_on_together(asked, tmp_path, capsys):
     runs, _, _ = asked("cc.py", "--student", *TWO)
     assert [run.student for run in runs] == TWO
-    assert [Path(run.out).name for run in runs] == ["cc_mobilenetv3_large", "cc_efficientnet_b0"]
+    assert [Path(run.out).name for run in runs] == ["cc_resnet18", "cc_mobilenetv3_small"]
     for run in runs:
         Path(run.out).mkdir()
         (Path(run.out) / "config.json").touch()
     assert asked("cc.py", "--student", *TWO)[2]
     with pytest.raises(SystemExit, match="2"):
-        asked("cc.py", "--student", "seed_resnet18", *TWO)
+        asked("cc.py", "--student", "seed_mobilenetv3_large", *TWO)
     assert "not see equally many images" in capsys.readouterr().err
 
 
