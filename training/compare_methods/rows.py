@@ -25,7 +25,8 @@ SHARED = {
 }
 QUEUE = {"--queue-size": "16384"}
 CONTRAST = {"--queue-size": "4096", "--key-momentum": "0.99", "--temperature": "0.1"}
-TAUGHT, ALONE = "0.003", "0.001"  # the learning rates at which seed and moco did best in trials on the same images
+# The learning rates at which seed and moco did best in trials on the same images.
+TAUGHT, ALONE = "0.003", "0.001"
 
 
 @dataclass(frozen=True)
