@@ -12,6 +12,7 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
 - ``commands:NAME``: the command of each column.
 - ``zoo:NAME PROTOCOL METHOD TEACHER``: a row per student, untrained, alone, with labels and distilled (``METHOD_student``),
   and how much of the gap from alone to TEACHER it closes; what is published stands in ``published/seed.jsonl``.
+- ``labels:NAME METHOD``: the students again, fine-tuned on a share of the labels, from scratch and distilled.
 - ``weights:NAME PROTOCOL ...``: a row per released weight.
 - ``bars:NAME``, of ``eval/results/speed/`` as those below: what `seed-hub bench` measured, beside what is aimed at.
 - ``speed:NAME LABEL ...``: the times of those measurements.
@@ -37,7 +38,7 @@ from eval.columns import by_column, latest  # noqa: E402
 from eval.compared import methods_table  # noqa: E402
 from eval.scaling import scaling_table, traffic_table  # noqa: E402
 from eval.speed import bars_table, exports_table, input_table, peers_table, queue_table, stages_table  # noqa: E402
-from eval.zoo import weights_table, zoo_table  # noqa: E402
+from eval.zoo import few_labels_table, weights_table, zoo_table  # noqa: E402
 from seed_hub.errors import SeedHubError  # noqa: E402
 from seed_hub.eval.results_file import results  # noqa: E402
 from seed_hub.weights import WEIGHTS  # noqa: E402
@@ -116,6 +117,7 @@ _OF_EVALUATION: dict[str, Writer] = {
     "results": lambda lines, words, folder: results_table(lines, words),
     "commands": lambda lines, words, folder: commands(lines),
     "zoo": zoo_table,
+    "labels": lambda lines, words, folder: few_labels_table(lines, words),
     "weights": lambda lines, words, folder: weights_table(lines, words, WEIGHTS),
     "methods": _methods,
 }

@@ -65,6 +65,38 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
     return f"{table(head, body)}\n\n{note} {caption({column: own})}"
 
 
+def few_labels_table(lines: Sequence[Line], words: Sequence[str]) -> str:
+    """Markdown: a row per student, fine-tuned on a share of the labels, from scratch and from what it learnt without them.
+
+    Args:
+        words: the method, as of :func:`zoo_table`.
+
+    Raises:
+        SeedHubError: other words; or no student was fine-tuned so.
+    """
+    if len(words) != 1:
+        raise SeedHubError(f'labels takes a method, not "{" ".join(words)}".')
+    ways = {
+        "from scratch": PREFIXES["untrained"],
+        "alone": PREFIXES["alone"],
+        "**distilled**": f"{words[0]}_",
+    }
+    fine_tuned = [line for line in latest(lines) if line["protocol"] == "semi"]
+    columns = {c: own for c, own in by_column(fine_tuned).items() if not c[1]}  # those with a mode are frozen
+    cells = {
+        name: [cell(_of(own, way + name[5:]), c[3]) for c, own in columns.items() for way in ways.values()]
+        for name in students()
+    }
+    body = [[f"`{name}`", *row] for name, row in cells.items() if row and row[-1]]
+    if not body:
+        raise SeedHubError(f"There is no semi result of a student by {words[0]}, fine-tuned: measure one.")
+    shown = [i for i in range(len(body[0])) if any(row[i] for row in body)]
+    head = ["student", *(f"{title(c, own)}, {way}" for c, own in columns.items() for way in ways)]
+    return (
+        f"{table([head[i] for i in shown], [[row[i] for i in shown] for row in body])}\n\n{caption(columns)}"
+    )
+
+
 def weights_table(lines: Sequence[Line], words: Sequence[str], weights: Sequence[Weight]) -> str:
     """Markdown: a row per released weight.
 

@@ -238,6 +238,34 @@ def test_the_zoo(script, tmp_path):
         script.zoo_table(lines, ["linear"], tmp_path)
 
 
+def test_few_labels(script):
+    """A row per student that was fine-tuned after distilling; frozen networks, and ways nobody measured, have no column."""
+
+    def measured(name, value, **settings):
+        found = line("semi", value, name=name, sha=name, **settings)
+        return found | {"metric": "top1_10pct", "values": {"top1_10pct": found["values"]["top1"]}}
+
+    lines = [
+        measured("untrained:seed_resnet18", 3.0),
+        measured("cc_resnet18", 9.0),
+        measured("cc_vit_tiny", 5.0),
+        measured("untrained:seed_resnet34", 3.3),
+        measured("cc_resnet18", 70.0, mode="frozen"),
+    ]
+    assert script.few_labels_table(lines, ["cc"]).splitlines()[:4] == [
+        "| student | 10 % of labels\\*, from scratch | 10 % of labels\\*, **distilled** |",
+        "| --- | ---: | ---: |",
+        "| `seed_resnet18` | 3.0 | 9.0 |",
+        "| `seed_vit_tiny` |  | 5.0 |",
+    ]
+    alone = script.few_labels_table([*lines, measured("alone_resnet18", 6.0)], ["cc"])
+    assert "| `seed_resnet18` | 3.0 | 6.0 | 9.0 |" in alone
+    with pytest.raises(SeedHubError, match="no semi result of a student by seed, fine-tuned"):
+        script.few_labels_table(lines, ["seed"])
+    with pytest.raises(SeedHubError, match="labels takes a method"):
+        script.few_labels_table(lines, [])
+
+
 def test_released_weights(script):
     weight = Weight("seed_resnet18.tag", "0" * 64, "cc-by-nc-4.0", "", tensors="a")
     lines = [
