@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from seed_hub.cpu_kernels import prepare_for_cpu
 from seed_hub.data import Images
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
@@ -113,6 +114,8 @@ def finetune(
     device = pick_device(recipe.device)
     encoder.to(device)
     classifier.to(device)
+    if device.type == "cpu" and not recipe.frozen:
+        prepare_for_cpu(encoder, recipe.precision)
     order = Order(
         len(images),
         batch_size=recipe.batch_size,

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import nn
 
 from seed_hub.errors import SeedHubError
-from seed_hub.training.cpu_convolutions import Float32DepthwiseConv2d, is_depthwise, use_products
 from seed_hub.training.settings import RunSettings
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -67,21 +65,6 @@ def has_amx() -> bool:
         return False
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private: absent in some versions
     return supported is not None and supported()
-
-
-def prepare_for_cpu(module: nn.Module, precision: str) -> None:
-    """Make ``module`` train well on a CPU in ``precision``, fp32 or bf16, in place; its parameters and their names are
-    untouched."""
-    # The tails of a cold teacher's softmax are denormal numbers, and those made the loss 25 times slower.
-    torch.set_flush_denormal(True)
-    for child in module.modules():
-        if type(child) is nn.Conv2d and is_depthwise(child):
-            child.__class__ = Float32DepthwiseConv2d
-        elif precision == "bf16" and getattr(child, "fused_attn", False):
-            # torch's fused attention has a backward pass in bf16 that takes twice (197 tokens) to six times (10) as long as
-            # timm's own lines of matrix products.
-            child.fused_attn = False  # type: ignore[assignment]
-    use_products(module)
 
 
 @contextmanager

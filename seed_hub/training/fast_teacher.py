@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seed_hub.cpu_kernels import use_products
 from seed_hub.encoder import Frozen
-from seed_hub.training.cpu_convolutions import use_products
 
 _log = logging.getLogger(__name__)
 LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.995}

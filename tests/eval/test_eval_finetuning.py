@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from seed_hub.errors import SeedHubError
+from seed_hub.eval import finetuning
 from seed_hub.eval.features import extract
 from seed_hub.eval.finetuning import (
     Recipe,
@@ -167,6 +168,15 @@ def test_a_view_is_a_function_of_seed_epoch_and_image(colour_images):
     assert torch.equal(first, views[0, 1][0])
     others = TrainingViews(images, 8, crop=QUICK.crop, seed=1)[0, 1], views[1, 1], views[0, 2]
     assert not any(torch.equal(first, other) for other, _ in others)
+
+
+def test_a_network_that_is_trained_on_a_cpu_is_made_ready_for_it(flat_student, colour_images, monkeypatch):
+    asked = []
+    monkeypatch.setattr(finetuning, "prepare_for_cpu", lambda *how: asked.append(how))
+    images, classifier = colour_images(9, 0), linear_classifier(3, 3, 0)
+    for recipe in (replace(QUICK, precision="bf16"), replace(QUICK, frozen=True)):
+        finetune(flat_student, classifier, images, labels_of(images), recipe)
+    assert asked == [(flat_student, "bf16")]
 
 
 def test_features_of_any_size_learn_alike(flat_student, colour_images):

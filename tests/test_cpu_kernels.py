@@ -7,9 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from seed_hub.training import cpu_convolutions
-from seed_hub.training.cpu_convolutions import SmallMapConv2d, use_products
-from seed_hub.training.device import prepare_for_cpu
+from seed_hub import cpu_kernels
+from seed_hub.cpu_kernels import SmallMapConv2d, prepare_for_cpu, use_products
 
 SHAPES = [  # channels in, out, kernel, stride, padding, side
     (8, 16, 1, 1, 0, 3),
@@ -28,15 +27,15 @@ SHAPES = [  # channels in, out, kernel, stride, padding, side
 def products(monkeypatch):
     """Counts the products; every size is small enough."""
     calls = []
-    real = cpu_convolutions._MatrixConvolution.apply
+    real = cpu_kernels._MatrixConvolution.apply
 
     def counted(*args):
         calls.append(args[0].shape)
         return real(*args)
 
-    monkeypatch.setattr(cpu_convolutions._MatrixConvolution, "apply", counted)
+    monkeypatch.setattr(cpu_kernels._MatrixConvolution, "apply", counted)
     everything = {torch.bfloat16: (99, 99), torch.float32: (99, 99), torch.float64: (99, 99)}
-    monkeypatch.setattr(cpu_convolutions, "LARGEST_MAP", everything)
+    monkeypatch.setattr(cpu_kernels, "LARGEST_MAP", everything)
     return calls
 
 
@@ -92,7 +91,7 @@ def test_gradients_are_kept_in_the_weights_own_precision(products):
 def test_large_maps_and_other_precisions_are_left_to_onednn(monkeypatch):
     layer = nn.Conv2d(8, 4, 3, padding=1).half()
     use_products(layer)
-    monkeypatch.setattr(cpu_convolutions._MatrixConvolution, "apply", lambda *_: pytest.fail("a product"))
+    monkeypatch.setattr(cpu_kernels._MatrixConvolution, "apply", lambda *_: pytest.fail("a product"))
     layer(torch.randn(2, 8, 2, 2).half())
     layer.float()(torch.randn(2, 8, 32, 32))
 
@@ -111,7 +110,7 @@ def test_large_maps_and_other_precisions_are_left_to_onednn(monkeypatch):
     ids=str,
 )
 def test_other_convolutions_are_left_to_torch(layer, products, monkeypatch):
-    monkeypatch.setattr(cpu_convolutions, "_taps", lambda *_: pytest.fail("pair by pair"))
+    monkeypatch.setattr(cpu_kernels, "_taps", lambda *_: pytest.fail("pair by pair"))
     x = torch.randn(2, 8, 5, 5)
     expected = layer(x)
     prepare_for_cpu(layer, "fp32")
@@ -135,8 +134,8 @@ def test_depthwise_pair_by_pair_is_the_same(kernel, stride, side, bias, monkeypa
     ours = copy.deepcopy(theirs)
     prepare_for_cpu(ours, "bf16")
     used = []
-    real = cpu_convolutions._taps
-    monkeypatch.setattr(cpu_convolutions, "_taps", lambda *a: used.append(a) or real(*a))
+    real = cpu_kernels._taps
+    monkeypatch.setattr(cpu_kernels, "_taps", lambda *a: used.append(a) or real(*a))
     x = torch.randn(3, 12, side, side)
     results = []
     for layer in (theirs, ours.float()):
