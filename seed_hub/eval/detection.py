@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
+from seed_hub.cpu_kernels import prepare_for_cpu
 from seed_hub.data import Images
 from seed_hub.data.boxes import Boxes, paired_boxes
 from seed_hub.data.splits import listed
@@ -186,6 +187,8 @@ def fine_tune(
     device = pick_device(settings.device)
     with _seeded(settings.seed):
         detector = _detector(encoder, len(boxes[0].names), settings).to(device)
+        if device.type == "cpu":
+            prepare_for_cpu(detector, settings.precision)
         detector.transform.min_size = settings.train_sizes  # one is drawn for each image
         _train(detector.train(), images, boxes, settings, device, progress)
         detector.transform.min_size = (settings.size,)
