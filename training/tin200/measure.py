@@ -38,7 +38,7 @@ DETECTION = {
 LONG = {
     "semi": "semi --mode frozen --train-batch 64 --epochs 5 --least-steps 100",
     # The rate at which a network from scratch did best on other images: this one is its competitor.
-    "semi_finetuned": "semi --share 0.1 --trials 1 --train-batch 64 --epochs 10 --lr 0.1",
+    "semi_finetuned": "semi --share 0.1 --trials 1 --train-batch 64 --epochs 10 --lr 0.025",
     "linear_seed": "linear --protocol seed --paper-epochs 2",
 }
 
