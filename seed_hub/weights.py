@@ -47,7 +47,7 @@ class Weight:
     revision: str | None = None
     """Commit of the Hub repository; None until it is pushed: such a weight is found in folders only."""
     input_size: int = 224
-    """Side in pixels of the images it was trained on."""
+    """Side in pixels of the images it is published for."""
     tensors: str = ""
     """sha256 over the tensors: how lines of results name these weights."""
     replaced_in: str | None = None

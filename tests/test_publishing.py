@@ -27,7 +27,7 @@ from seed_hub.cli.publish import card, push
 from seed_hub.cli.published import _repository_of
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
-from seed_hub.golden import GOLDEN
+from seed_hub.golden import GOLDEN, KEY, golden_embeddings
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder
 from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
 from seed_hub.weights import sha256_of
@@ -65,6 +65,25 @@ def test_the_images_can_be_given_a_name(run: Path) -> None:
     assert "| images | Tiny-ImageNet-200, training split |" in text
     about = json.loads((run / "card" / "run.json").read_text())
     assert about["settings"]["data"] == "Tiny-ImageNet-200, training split"
+
+
+def test_it_may_be_published_for_another_side_than_it_was_trained_at(run: Path) -> None:
+    before = written(run)
+    assert f"It was trained at {SIDE} px: larger" in before
+    size = 2 * SIDE
+    text = written(run, size=str(size))
+    assert f"It was trained at {SIDE} px and is published for {size} px: larger" in text
+    published = load_model_folder(run / "card", head=False)
+    assert published.input_size == size
+    found = load_file(run / "card" / GOLDEN)[KEY]
+    torch.testing.assert_close(found, golden_embeddings(published), rtol=0, atol=1e-5)
+
+
+def test_a_side_that_the_student_cannot_take_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", network("test_vit"), "test_vit")
+    with pytest.raises(SeedHubError, match="cannot take images of 50 px.*another --size"):
+        card(flags(run, size="50"))
+    assert not (run / "card").exists()
 
 
 @pytest.fixture
@@ -319,6 +338,7 @@ def test_terms_the_hub_does_not_list_go_along_as_a_file(run: Path, tmp_path: Pat
         ({"start_licence": "mit"}, "started from no other weights"),
         ({"licence_file": "nowhere"}, "no file nowhere"),
         ({"watts": "-1"}, "--watts -1 is no power"),
+        ({"size": "8"}, "--size 8 is no side of a picture"),
         ({"results": "nowhere.jsonl"}, "no results file nowhere.jsonl"),
         ({"licens": "mit"}, "Did you mean .*--licence"),
     ],

@@ -36,6 +36,9 @@ class CardSettings:
     """text of the licence of student or teacher, to go along where one asks for it"""
     override_licence: str = ""
     """reason to publish under a licence that teacher or images do not allow; it is printed on the card"""
+    size: int = 0
+    """side in pixels of the images that the student is published for, such as the one it was measured at (default: the one
+    it was trained at)"""
     watts: float = 0.0
     """mean power of the whole machine while it trained, for an estimate of the energy; 0: none is made"""
     dataset: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from seed_hub.publishing.publication import Curve, Measured, Publication
     from seed_hub.report.record import RunRecord
 
+LEAST_SIDE = 16  # of the golden images
 MADE_ON = ("packages", "commit", "cpu", "cores", "gpu")  # of environment.json, what a card says
 
 
@@ -36,6 +37,10 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
     if settings.watts < 0:
         raise SeedHubError(f"--watts {settings.watts:g} is no power: give the machine's mean draw in watts.")
     record = read_run(run)
+    if settings.size and settings.size < LEAST_SIDE:
+        raise SeedHubError(
+            f"--size {settings.size} is no side of a picture: name one of {LEAST_SIDE} pixels or more."
+        )
     terms = Path(settings.licence_file) if settings.licence_file else None
     if terms is not None and not terms.is_file():
         raise SeedHubError(f"There is no file {terms}: --licence-file names the text of the licence.")
@@ -56,6 +61,7 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
         verdict=record.verdict or "",
         measured=_measured(record, run / "best", files),
         curves=_curves(record),
+        size=settings.size,
         watts=settings.watts,
         datasets=settings.dataset,
         base_model=settings.base_model or _repository_of(record.settings.teacher),

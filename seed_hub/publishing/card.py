@@ -23,14 +23,14 @@ def readme(publication: Publication) -> str:
     config = publication.config
     encoder = load_model_folder(publication.model, head=False)
     parameters = sum(weight.numel() for weight in encoder.backbone.parameters())
-    student = publication.settings["student"]
+    student, side = publication.settings["student"], config["pretrained_cfg"]["input_size"][-1]
     sections = [
         _opening(publication, config, encoder.width, parameters),
-        _section("Use it", _usage(publication.repository, student, encoder.width, encoder.input_size)),
+        _section("Use it", _usage(publication.repository, student, encoder.width, side)),
         _section("Measured", _measured(publication)),
         _section("Recipe", _recipe(publication, config["seed_hub"])),
         _section("Cost", _cost(publication)),
-        _section("Limits", _limits(publication, encoder.input_size)),
+        _section("Limits", _limits(publication, side)),
         _section("Licence and lineage", _lineage(publication)),
     ]
     return f"---\n{metadata(publication)}---\n\n" + "\n\n".join(sections) + "\n"
@@ -190,9 +190,11 @@ def _cost(publication: Publication) -> str:
 
 def _limits(publication: Publication, side: int) -> str:
     shown = "the table above" if publication.measured else "nothing yet"
+    trained = publication.settings["size"]
+    made_for = "" if trained == side else f" and is published for {side} px"
     points = [
         f"How good it is, is known for {shown}; other images may be another matter.",
-        f"It was trained at {side} px: larger and smaller images are a change it was not measured for, unless the table says so.",
+        f"It was trained at {trained} px{made_for}: larger and smaller images are a change it was not measured for, unless the table says so.",
         "What its teacher and its images are biased to, it may be biased to as well; nobody has looked.",
         "It is not made to identify people.",
     ]

@@ -108,6 +108,8 @@ class Publication:
     """of this repository, that made the run"""
     fingerprint: str = ""
     """of the training images"""
+    size: int = 0
+    """side in pixels that it is published for, where it is best; 0: the one it was trained at"""
     with_head: bool = True
     """the projection head goes along, for those who distil from the model"""
     lineage_in_header: bool = True
@@ -131,6 +133,8 @@ class Publication:
             raise SeedHubError(
                 f"{path} is missing or no model's config ({error!r}): name a finished run."
             ) from error
+        if self.size:
+            pretrained["input_size"] = [3, self.size, self.size]
         facts = config.get("seed_hub", {}) | {"lineage": self.lineage.as_json()}
         facts.pop("teacher_licence", None)  # the lineage has it, also where the run did not know it
         if not self.with_head:
@@ -172,7 +176,7 @@ def write_folder(publication: Publication, folder: Path) -> Path:
             f"{passed_on[0]} is passed on with a copy of its text: name the file with --licence-file FILE."
         )
     text, drawn = readme(publication), pictures(publication)  # before anything is written
-    golden = _golden(publication.model)
+    golden = _golden(publication.model, publication.size)
     _make(folder)
     replace_file(folder / WEIGHTS, publication.weights)
     if publication.with_head and (publication.model / HEAD).exists():
@@ -215,13 +219,22 @@ def read_folder(folder: Path) -> Publication:
         ) from error
 
 
-def _golden(model: Path) -> bytes:
+def _golden(model: Path, size: int) -> bytes:
     """As they were written once: those of another machine differ in the last digits, and would be another file."""
     from safetensors.torch import save
 
     if (model / GOLDEN).exists():
         return (model / GOLDEN).read_bytes()
-    return save({KEY: golden_embeddings(load_model_folder(model, head=False))}, metadata={"format": "pt"})
+    encoder = load_model_folder(model, head=False)
+    encoder.input_size = size or encoder.input_size
+    try:
+        return save({KEY: golden_embeddings(encoder)}, metadata={"format": "pt"})
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if not size:
+            raise
+        raise SeedHubError(
+            f"A {encoder.arch} cannot take images of {size} px ({error}): name another --size, or leave it out."
+        ) from error
 
 
 def _make(folder: Path) -> None:

@@ -20,7 +20,7 @@ def blocks(repository: str, student: str, width: int, side: int) -> list[Block]:
     Args:
         student: as the run named it.
         width: of the embedding.
-        side: of the images it was trained on, in pixels.
+        side: of the images it is published for, in pixels.
     """
     with_timm = _WITH_TIMM.format(width=width)
     found = [("timm", _timm(repository) + with_timm)]
