@@ -2,8 +2,8 @@
 
 Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
-    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_mobilenetv3_large
-    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 2e-3
+    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_mobilenetv3_large --lr 2e-3
+    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 1.5e-3
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs \\
         --student seed_resnet18 seed_resnet34 seed_mobilenetv3_small seed_vit_tiny
 """
@@ -13,7 +13,12 @@ from rows import STUDENT_IMAGES, parser, train
 if __name__ == "__main__":
     flags = parser(__doc__)
     flags.add_argument("--student", required=True, choices=STUDENT_IMAGES, nargs="+")
-    flags.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    flags.add_argument(
+        "--lr",
+        type=float,
+        default=3e-3,
+        help="peak learning rate (default: %(default)g); lower for longer runs",
+    )
     args = flags.parse_args()
     budgets = {STUDENT_IMAGES[name] for name in args.student}
     if len(budgets) > 1:
