@@ -5,7 +5,8 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_mobilenetv3_large --lr 2e-3
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 2e-3
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs \\
-        --student seed_resnet18 seed_resnet34 seed_mobilenetv3_small seed_vit_tiny
+        --student seed_resnet18 seed_resnet34 seed_mobilenetv3_small
+    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_vit_tiny --lr 1e-3
 """
 
 from rows import STUDENT_IMAGES, parser, train
@@ -17,7 +18,7 @@ if __name__ == "__main__":
         "--lr",
         type=float,
         default=3e-3,
-        help="peak learning rate (default: %(default)g); lower for longer runs",
+        help="peak learning rate (default: %(default)g); lower for longer runs, and for ViTs",
     )
     args = flags.parse_args()
     budgets = {STUDENT_IMAGES[name] for name in args.student}
