@@ -83,11 +83,12 @@ def few_labels_table(lines: Sequence[Line], words: Sequence[str]) -> str:
     }
     fine_tuned = [line for line in latest(lines) if line["protocol"] == "semi"]
     columns = {c: own for c, own in by_column(fine_tuned).items() if not c[1]}  # those with a mode are frozen
-    cells = {
-        name: [cell(_of(own, way + name[5:]), c[3]) for c, own in columns.items() for way in ways.values()]
-        for name in students()
-    }
-    body = [[f"`{name}`", *row] for name, row in cells.items() if row and row[-1]]
+    body = []
+    for name in students():
+        rows = [prefix + name.removeprefix("seed_") for prefix in ways.values()]
+        cells = [cell(_of(own, row), c[3]) for c, own in columns.items() for row in rows]
+        if any(cells[len(rows) - 1 :: len(rows)]):  # distilled, at some share
+            body.append([f"`{name}`", *cells])
     if not body:
         raise SeedHubError(f"There is no semi result of a student by {words[0]}, fine-tuned: measure one.")
     shown = [i for i in range(len(body[0])) if any(row[i] for row in body)]

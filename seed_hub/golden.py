@@ -11,13 +11,14 @@ from torch import Tensor
 from seed_hub.encoder import Encoder, Frozen
 
 GOLDEN, KEY = "golden.safetensors", "embeddings"
+LEAST_SIDE = 16  # in pixels: the smallest checks are an eighth of it
 
 
 def golden_images(side: int) -> Tensor:
     """``[3, 3, side, side]`` in [0, 1], multiples of 1/255: ramps, checks of three sizes, and rings.
 
     Args:
-        side: in pixels, 16 or more: the smallest checks are an eighth of it.
+        side: in pixels, :data:`LEAST_SIDE` or more.
     """
     down, right = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     x, y = right * 255 // (side - 1), down * 255 // (side - 1)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from seed_hub.publishing.publication import Curve, Measured, Publication
     from seed_hub.report.record import RunRecord
 
-LEAST_SIDE = 16  # of the golden images
 MADE_ON = ("packages", "commit", "cpu", "cores", "gpu")  # of environment.json, what a card says
 
 
 def publication_of_run(run: Path, settings: CardSettings) -> Publication:
     """All that a card says, read from the run's folder and the results files."""
     from seed_hub.cli.pages import results_of
+    from seed_hub.golden import LEAST_SIDE
     from seed_hub.publishing.publication import Publication
     from seed_hub.publishing.push import check_repository
     from seed_hub.report.record import read_run
