@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from seed_hub.cpu_kernels import SmallMapConv2d
 from seed_hub.data import open_images
 from seed_hub.data.boxes import Boxes, boxes_of
 from seed_hub.encoder import Frozen, build_student
@@ -425,6 +426,14 @@ def test_training_is_reproducible_and_leaves_everything_else_alone(resnet, split
     for one in found:
         assert one["labels"].min() >= 1 and one["labels"].max() <= 2
         assert (one["boxes"].min() >= 0) and (one["boxes"] <= torch.tensor([64, 48, 64, 48])).all()
+
+
+def test_a_detector_that_is_trained_on_a_cpu_is_made_ready_for_it(resnet, splits):
+    train, _ = splits
+    settings = replace(QUICK, iterations=1, device="cpu")
+    built = fine_tune(resnet, train, boxes_of(train), settings)
+    assert any(isinstance(module, SmallMapConv2d) for module in built.modules())
+    assert not any(isinstance(module, SmallMapConv2d) for module in resnet.modules())  # it was a copy
 
 
 def test_frozen_norms_keep_their_statistics(resnet, splits):
