@@ -13,7 +13,7 @@ class NetworkSettings:
     size: int = 0
     """input side in pixels; 0: the model's own"""
     precision: str = "fp32"
-    """of the network: fp32, or bf16 (faster on GPUs and on CPUs with AMX)"""
+    """of the network: fp32, bf16, or auto (bf16 on GPUs that have it and on CPUs with AMX, where it is faster)"""
     batch_size: int = 256
     """images per forward pass"""
     workers: int = -1

@@ -18,8 +18,9 @@ from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
 from seed_hub.bench.ways import Way, reference_step, stages_of, step_of
 from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.machine import has_amx, resolve_precision
 from seed_hub.teachers import load_teacher
-from seed_hub.training.device import build_accelerator, has_amx, resolve_precision
+from seed_hub.training.device import build_accelerator
 from seed_hub.training.settings import RunSettings
 
 STEPS = ("reference", "live", "cached", "packed", "packed_cached", "raw", "raw_cached")

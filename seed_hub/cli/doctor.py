@@ -151,14 +151,15 @@ def _bf16() -> dict[str, Any]:
     """Is bf16 worth it here? Asked of the processor, and measured on a matrix product."""
     import torch
 
-    from seed_hub.training.device import has_amx, resolve_precision
+    from seed_hub.machine import has_amx, resolve_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     amx = has_amx()
     gain = _seconds(torch.float32, device) / _seconds(torch.bfloat16, device)
     choice = resolve_precision("auto", device.type)
     unit = "" if device.type == "cuda" else f"AMX tiles: {'yes' if amx else 'no'}; "
-    text = f"{unit}a bf16 matrix product takes 1/{gain:.1f} of float32's time; --precision auto means {choice} on {device.type}"
+    takes = f"1/{gain:.1f} of" if gain >= 1 else f"{1 / gain:.1f} times"
+    text = f"{unit}a bf16 matrix product takes {takes} float32's time; --precision auto means {choice} on {device.type}"
     return {"amx": amx, "gain": round(gain, 2), "auto": choice, "text": text}
 
 

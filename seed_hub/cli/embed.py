@@ -58,8 +58,10 @@ def _embed(settings: EmbedSettings) -> dict[str, Any]:
     _refuse_out(out, settings.overwrite)
 
     from seed_hub.data import open_images
+    from seed_hub.eval.features import with_precision
     from seed_hub.teachers import load_model
 
+    settings = with_precision(settings)
     images = open_images(
         settings.data,
         split=settings.split or None,

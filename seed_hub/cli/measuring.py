@@ -58,6 +58,7 @@ def measure(
         cut: the protocol's settings -> what fits, where several models must be measured alike (default: what does for this).
     """
     from seed_hub.eval import budget
+    from seed_hub.eval.features import with_precision
     from seed_hub.eval.record import result_line
     from seed_hub.eval.results_file import append_result, find_result, identity_hash
     from seed_hub.teachers import load_model
@@ -65,7 +66,7 @@ def measure(
     _check_writable(out)
 
     protocol = import_module(f"seed_hub.eval.{name}")
-    settings = protocol.Settings(**own)
+    settings = with_precision(protocol.Settings(**own))
     encoder = load_model(model, image_size=settings.size or None)
     what = {
         "headline": getattr(settings, "metric", protocol.HEADLINE),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,11 @@ from seed_hub.data.center import CenterViews
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.record import weights_sha256
-from seed_hub.machine import loading_processes
+from seed_hub.machine import loading_processes, resolve_precision
+from seed_hub.network_settings import NetworkSettings
 
 KINDS = ("pooled", "projected")
+S = TypeVar("S", bound=NetworkSettings)
 _remembered: dict[tuple[object, ...], Tensor] | None = None
 
 
@@ -91,6 +95,12 @@ def extract(
     if _remembered is not None:
         _remembered[key] = rows.clone()
     return rows
+
+
+def with_precision(settings: S) -> S:
+    """``settings`` with fp32 or bf16 for auto: what this machine is fast at, and what a record can say."""
+    kind = pick_device(settings.device).type
+    return replace(settings, precision=resolve_precision(settings.precision, kind))
 
 
 def pick_device(device: str | torch.device) -> torch.device:

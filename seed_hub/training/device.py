@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from seed_hub.errors import SeedHubError
+from seed_hub.machine import resolve_precision
 from seed_hub.training.settings import RunSettings
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -40,31 +41,6 @@ def build_accelerator(settings: RunSettings) -> Accelerator:
         # Buffers stay each process's own: queues are the same everywhere already, and would cost 33 MB a step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-
-
-def resolve_precision(requested: str, device_kind: str) -> str:
-    """``auto`` -> ``bf16`` or ``fp32``.
-
-    A CPU gains from bf16 only with AMX tiles: with AVX-512 alone a ResNet-50 was measured slower than in float32.
-    """
-    if requested in ("fp32", "bf16"):
-        return requested
-    if requested != "auto":
-        raise SeedHubError(f'Unknown --precision "{requested}": choose auto, fp32 or bf16.')
-    if device_kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device_kind == "cpu":
-        return "bf16" if has_amx() else "fp32"
-    return "fp32"
-
-
-def has_amx() -> bool:
-    """The processor multiplies tiles of bf16, and oneDNN may use that."""
-    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
-    if allowed.upper() not in ("DEFAULT", "ALL") and "AMX" not in allowed.upper():
-        return False
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private: absent in some versions
-    return supported is not None and supported()
 
 
 @contextmanager
