@@ -1,6 +1,6 @@
 """Supervised training for evaluation: the loop that fine-tuning, transfer and the paper's linear protocol share.
 
-    loss = mean over the batch of  -log softmax(classifier(s encoder(view)))[y]          SGD with momentum
+    loss = mean over the batch of  -log softmax(classifier(s encoder(view)))[y]          SGD with momentum, or AdamW
 
 The encoder is trained too, with a learning rate of its own, or frozen (eval mode, no gradient). A view is torchvision's
 random resized crop and flip, seeded by (seed, epoch, image) alone: the number of worker processes changes nothing. The
@@ -55,6 +55,8 @@ class Recipe:
     """at each milestone"""
     cosine: bool = False
     """a half cosine to 0, step by step, instead of milestones"""
+    optimizer: str = "sgd"
+    """sgd, or adamw, whose steps are of one size whatever that of the features"""
     momentum: float = 0.9
     """of SGD"""
     weight_decay: float = 0.0
@@ -210,10 +212,12 @@ def top_scores(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return 100 * int((ranks < 1).sum()) / len(labels), 100 * int((ranks < 5).sum()) / len(labels)
 
 
-def _optimizer(encoder: Encoder, classifier: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def _optimizer(encoder: Encoder, classifier: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [{"params": list(classifier.parameters()), "peak": recipe.classifier_lr}]
     if not recipe.frozen:
         groups.append({"params": list(encoder.parameters()), "peak": recipe.lr})
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 

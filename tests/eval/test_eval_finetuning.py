@@ -51,19 +51,21 @@ def test_colours_are_learnt(flat_student, colour_images, frozen):
     assert same(before, weights(flat_student)) == frozen
 
 
-def test_training_is_sgd_on_the_views(flat_student, colour_images):
-    """Against a loop of its own: torch's SGD, one group per module, on the views the loader gave."""
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_training_is_the_optimiser_on_the_views(flat_student, colour_images, name):
+    """Against a loop of its own: torch's optimiser, one group per module, on the views the loader gave."""
     images, recipe = (
         colour_images(21, 0),
-        replace(QUICK, epochs=2, milestones=(0.5,), factor=0.1, weight_decay=0.01),
+        replace(QUICK, epochs=2, milestones=(0.5,), factor=0.1, weight_decay=0.01, optimizer=name),
     )
     mine, theirs = copy.deepcopy(flat_student), copy.deepcopy(flat_student).train()
     ours, other = linear_classifier(3, 3, 0), linear_classifier(3, 3, 0)
     finetune(mine, ours, images, labels_of(images), recipe)
     views = TrainingViews(images, 8, crop=recipe.crop)
-    settings = {"momentum": 0.9, "weight_decay": 0.01}
-    trunk = torch.optim.SGD(theirs.parameters(), lr=0.1, **settings)
-    head = torch.optim.SGD(other.parameters(), lr=1.0, **settings)
+    settings = {"weight_decay": 0.01} | ({"momentum": 0.9} if name == "sgd" else {})
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    trunk = kind(theirs.parameters(), lr=0.1, **settings)
+    head = kind(other.parameters(), lr=1.0, **settings)
     for epoch in range(2):
         if epoch == 1:
             trunk.param_groups[0]["lr"], head.param_groups[0]["lr"] = 0.01, 0.1

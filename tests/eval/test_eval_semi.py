@@ -207,10 +207,28 @@ def test_rates_shrink_with_the_batch():
     )
 
 
-def test_given_rates_are_taken():
-    ours = replace(QUICK, lr=(0.3, 0.4), classifier_lr=(0.7,))
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_given_rates_are_taken(optimizer):
+    ours = replace(QUICK, lr=(0.3, 0.4), classifier_lr=(0.7,), optimizer=optimizer)
     found = [recipe_for(ours, place, 0, images=10) for place in (0, 1)]
-    assert [(r.lr, r.classifier_lr) for r in found] == [(0.3, 0.7), (0.4, 0.7)]
+    assert [(r.lr, r.classifier_lr, r.optimizer) for r in found] == [
+        (0.3, 0.7, optimizer),
+        (0.4, 0.7, optimizer),
+    ]
+
+
+def test_adamw_has_one_rate_for_all():
+    found = {
+        (recipe.lr, recipe.classifier_lr)
+        for normalize in (True, False)
+        for share, batch, images in ((0, 256, 9), (1, 64, 99))
+        for recipe in [
+            recipe_for(
+                Settings(optimizer="adamw", normalize=normalize, train_batch=batch), share, 0, images=images
+            )
+        ]
+    }
+    assert found == {(1e-3, 1e-3)}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +239,7 @@ def test_given_rates_are_taken():
         ({"share": ()}, "Shares of the labels"),
         ({"share": (10.0,)}, "above 0 and up to 1"),
         ({"trials": 0}, "at least one trial"),
+        ({"optimizer": "adam"}, 'no optimizer "adam" here: choose sgd or adamw'),
         ({"lr": (0.1, 0.2, 0.3)}, "lr has 3 values for 2 shares"),
     ],
 )
