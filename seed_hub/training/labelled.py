@@ -111,7 +111,11 @@ class LabelledDistillation(Method):
 
 def _classes(settings: Any, task: Task) -> int:
     """C of the student's classifier: the labels', the teacher's, or both."""
-    labels, scored = task.classes, task.teacher.classes
+    if settings.kd_weight and len(task.teachers) > 1:
+        raise SeedHubError(
+            f"Class scores are learnt from one teacher, and {len(task.teachers)} are named: name one, or set --kd-weight 0."
+        )
+    labels, scored = task.classes, task.teachers[0].classes
     if settings.ce_weight and settings.kd_weight and labels != scored:
         raise SeedHubError(
             f"The labels name {labels} classes and the teacher scores {scored}: name a teacher that was trained on these "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -319,6 +319,20 @@ def test_by_default_embeddings_are_enough(name):
     outputs = method(_batch(logits=False, stages=False, labels=False))
     outputs["loss"].backward()
     assert all(p.grad is not None for p in method.parameters()) and method.classifier is None
+
+
+def test_cc_has_a_head_for_each_teacher():
+    teachers = tuple(Shapes(pooled=w, embedding=w, classes=0, stages=()) for w in (7, 4))
+    cls = method_class("cc")
+    method = cls(Small(), cls.Settings(), Task(STUDENT, teachers, images=20, classes=0, seed=0))
+    said = [[Features(torch.randn(8, t.pooled))] for t in teachers]
+    batch = replace(_batch(labels=False), teachers=said)
+    pooled = method.student(batch.views[0]).pooled
+    heads = (method.head, *method.more_heads)
+    each = [kd.cc_loss(head(pooled), of[0].pooled) for head, of in zip(heads, said, strict=True)]
+    torch.testing.assert_close(method(batch)["loss"], 0.02 * sum(each) / 2)
+    with pytest.raises(SeedHubError, match="learnt from one teacher, and 2 are named"):
+        cls(Small(), cls.Settings(kd_weight=1.0), Task(STUDENT, teachers, images=20, classes=5, seed=0))
 
 
 @pytest.mark.parametrize("name", MAPS)

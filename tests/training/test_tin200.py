@@ -14,6 +14,7 @@ from seed_hub.catalog import students
 from seed_hub.cli import main as seed_hub
 from seed_hub.training.checks import check_together, resolve_method_settings
 from seed_hub.training.methods import method_class
+from seed_hub.weights import WEIGHTS
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "training" / "tin200"
 TWO = ["seed_resnet18", "seed_mobilenetv3_small"]
@@ -51,7 +52,7 @@ def test_every_script_asks_for_what_the_package_takes(asked, rows):
         for script in ("alone.py", "supervised.py")
         for name in students_of(rows)
     ]
-    asks.append(asked("cc.py", "--student", *TWO))
+    asks += [asked(script, "--student", *TWO) for script in ("cc.py", "ensemble.py")]
     for runs, own, resume in asks:
         method = method_class(runs[0].method)
         resolve_method_settings(method, runs[0].method, own)
@@ -63,6 +64,13 @@ def test_every_script_asks_for_what_the_package_takes(asked, rows):
 def students_of(rows):
     assert set(rows.STUDENT_IMAGES) <= set(students())
     return rows.STUDENT_IMAGES
+
+
+def test_an_ensemble_is_of_released_weights(asked):
+    (run,), _, _ = asked("ensemble.py", "--student", "seed_vit_tiny", "--lr", "1e-3")
+    released = {f"seed:{weight.name}" for weight in WEIGHTS}
+    assert {run.teacher, *run.more_teachers} <= released and len(run.more_teachers) == 2
+    assert (Path(run.out).name, run.method, run.lr) == ("ensemble_vit_tiny", "cc", 1e-3)
 
 
 def test_a_student_and_its_baselines_see_as_many_images(asked, rows, tmp_path):
@@ -96,7 +104,7 @@ def test_several_students_learn_together_and_go_on_together(asked, tmp_path, cap
 def test_measure_knows_every_row_and_asks_for_what_the_package_takes(rows, tmp_path, capsys):
     measure = importlib.import_module("measure")
     names = [name.removeprefix("seed_") for name in rows.STUDENT_IMAGES]
-    made = ["moco_resnet18", *(f"{how}_{name}" for how in ("alone", "cc", "supervised") for name in names)]
+    made = ["moco_resnet18", *(f"{how}_{name}" for how in measure.TAUGHT for name in names)]
     for name in made:
         (tmp_path / name).mkdir()
         if name != "cc_vit_tiny":  # not finished

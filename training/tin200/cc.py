@@ -9,23 +9,7 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_vit_tiny --lr 1e-3
 """
 
-from rows import STUDENT_IMAGES, parser, train
+from rows import train_taught
 
 if __name__ == "__main__":
-    flags = parser(__doc__)
-    flags.add_argument("--student", required=True, choices=STUDENT_IMAGES, nargs="+")
-    flags.add_argument(
-        "--lr",
-        type=float,
-        default=3e-3,
-        help="peak learning rate (default: %(default)g); lower for longer runs, and for ViTs",
-    )
-    args = flags.parse_args()
-    budgets = {STUDENT_IMAGES[name] for name in args.student}
-    if len(budgets) > 1:
-        flags.error(
-            "--student: these do not see equally many images, so they are not trained together (STUDENT_IMAGES)"
-        )
-    settings = {"method": "cc", "teacher": f"seed:{args.out}/moco_resnet18?head=none", "lr": args.lr}
-    rows = {name.replace("seed_", "cc_"): name for name in args.student}
-    train(rows, args, budgets.pop(), settings, {})
+    train_taught(__doc__, "cc", lambda args: {"teacher": f"seed:{args.out}/moco_resnet18?head=none"})

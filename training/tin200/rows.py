@@ -9,6 +9,7 @@ the whole image does, and two thirds of the side cost half the time.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,27 @@ def train_alone(about: str, way: str, settings: dict[str, Any], method_settings:
     args = flags.parse_args()
     rows = {args.student.replace("seed", way, 1): args.student}
     train(rows, args, STUDENT_IMAGES[args.student], settings, method_settings)
+
+
+def train_taught(about: str, way: str, teachers: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
+    """Students together by correlation congruence (cc): the script whose docstring ``about`` is. Runs are ``WAY_student``.
+
+    Args:
+        teachers: flags -> the settings that name the teachers.
+    """
+    flags = parser(about)
+    flags.add_argument("--student", required=True, choices=STUDENT_IMAGES, nargs="+")
+    flags.add_argument(
+        "--lr",
+        type=float,
+        default=3e-3,
+        help="peak learning rate (default: %(default)g); lower for longer runs, and for ViTs",
+    )
+    args = flags.parse_args()
+    budgets = {STUDENT_IMAGES[name] for name in args.student}
+    if len(budgets) > 1:
+        flags.error(
+            "--student: these do not see equally many images, so they are not trained together (STUDENT_IMAGES)"
+        )
+    rows = {name.replace("seed", way, 1): name for name in args.student}
+    train(rows, args, budgets.pop(), {"method": "cc", "lr": args.lr} | teachers(args), {})

@@ -3,7 +3,8 @@
     d_i  = | g(f_s,i) - f_t,i |
     loss = mean over i = 1 .. B - 1 of  sum_k d_i,k d_i+1,k
 
-The benchmark's form of it couples each image with the next of the batch.
+The benchmark's form of it couples each image with the next of the batch. Several teachers: one g for each, the loss averaged
+over them, each in its own features' size.
 
 Where we differ from the benchmark: g goes to the width of the teacher's embedding and the teacher's side is not trained
 (there: both are embedded in 128 dimensions, and the cross-entropy keeps the student from the trap: without it, two
@@ -17,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from seed_hub.encoder import Encoder, Features
 from seed_hub.projection import projection_head
@@ -59,12 +61,20 @@ class Cc(LabelledDistillation):
     """The student's distance to the teacher, coupled over neighbours in the batch."""
 
     Settings = Settings
+    takes_teachers = True
+    head: nn.Sequential
+    more_heads: Any  # a ModuleList, whose items' types torch does not carry
 
     def __init__(self, student: Encoder, settings: Any, task: Task) -> None:
         super().__init__(student, settings, task)
-        self.head = projection_head(student.width, 0, task.teacher.embedding, layers=1)
+        heads = [projection_head(student.width, 0, teacher.embedding, layers=1) for teacher in task.teachers]
+        self.head = heads[0]
+        self.more_heads = nn.ModuleList(heads[1:])
 
     def compare(self, student: Features, batch: Batch) -> dict[str, Tensor]:
-        f_s = gather_with_gradient(self.project(student.pooled))  # [W B, D]
-        f_t = gather_with_gradient(batch.teacher[0].embedding)
-        return {"feature": cc_loss(f_s, f_t)}
+        losses = []
+        for head, said in zip((self.head, *self.more_heads), batch.teachers, strict=True):
+            f_s = gather_with_gradient(head(student.pooled))  # [W B, D]
+            f_t = gather_with_gradient(said[0].embedding)
+            losses.append(cc_loss(f_s, f_t))
+        return {"feature": torch.stack(losses).mean()}
