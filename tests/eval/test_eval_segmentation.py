@@ -405,7 +405,7 @@ def test_patch_tokens_are_a_map():
     found, tokens = dense_features(vit, x), vit(x / 255).tokens
     assert found.shape == (2, 64, 4, 4)
     for k in range(16):  # row by row
-        assert torch.equal(found[:, :, k // 4, k % 4], tokens[:, k])
+        torch.testing.assert_close(found[:, :, k // 4, k % 4], tokens[:, k])  # CPUs round layouts differently
     assert dense_features(vit, x, (-4, -3, -2, -1)).shape == (2, 256, 4, 4)
 
 

@@ -181,7 +181,8 @@ def test_a_queue_far_from_the_queries_is_not_lost_to_underflow():
     found = attend(query, -torch.ones(3000, D, dtype=torch.float64), 1e-4)
     close(found, (-query, torch.tensor([math.log(3000) - 1e4], dtype=torch.float64)))
     single = attend(query.float(), -torch.ones(3000, D), 1e-4)
-    torch.testing.assert_close(single.expectation, -query.float())
+    # A sum of 3,000 equal weights: CPUs round it differently.
+    torch.testing.assert_close(single.expectation, -query.float(), rtol=1e-4, atol=0)
 
 
 def test_the_largest_logit_may_come_in_any_block():
