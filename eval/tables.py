@@ -12,7 +12,7 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
 - ``commands:NAME``: the command of each column.
 - ``zoo:NAME PROTOCOL METHOD TEACHER``: a row per student, untrained, alone, with labels and distilled (``METHOD_student``),
   and how much of the gap from alone to TEACHER it closes; what is published stands in ``published/seed.jsonl``.
-- ``labels:NAME METHOD``: the students again, fine-tuned on a share of the labels, from scratch and distilled.
+- ``labels:NAME METHOD ...``: the students again, fine-tuned on a share of the labels, from scratch and distilled.
 - ``weights:NAME PROTOCOL ...``: a row per released weight.
 - ``bars:NAME``, of ``eval/results/speed/`` as those below: what `seed-hub bench` measured, beside what is aimed at.
 - ``speed:NAME LABEL ...``: the times of those measurements.

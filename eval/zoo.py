@@ -69,28 +69,27 @@ def few_labels_table(lines: Sequence[Line], words: Sequence[str]) -> str:
     """Markdown: a row per student, fine-tuned on a share of the labels, from scratch and from what it learnt without them.
 
     Args:
-        words: the method, as of :func:`zoo_table`.
+        words: methods, as of :func:`zoo_table`.
 
     Raises:
         SeedHubError: other words; or no student was fine-tuned so.
     """
-    if len(words) != 1:
-        raise SeedHubError(f'labels takes a method, not "{" ".join(words)}".')
-    ways = {
-        "from scratch": PREFIXES["untrained"],
-        "alone": PREFIXES["alone"],
-        "**distilled**": f"{words[0]}_",
-    }
+    if not words:
+        raise SeedHubError("labels takes at least one method.")
+    ways = {"from scratch": PREFIXES["untrained"], "alone": PREFIXES["alone"]}
+    ways |= {f"**distilled**, `{word}`" if len(words) > 1 else "**distilled**": f"{word}_" for word in words}
     fine_tuned = [line for line in latest(lines) if line["protocol"] == "semi"]
     columns = {c: own for c, own in by_column(fine_tuned).items() if not c[1]}  # those with a mode are frozen
     body = []
     for name in students():
         rows = [prefix + name.removeprefix("seed_") for prefix in ways.values()]
         cells = [cell(_of(own, row), c[3]) for c, own in columns.items() for row in rows]
-        if any(cells[len(rows) - 1 :: len(rows)]):  # distilled, at some share
+        if any(c for i, c in enumerate(cells) if i % len(rows) >= len(rows) - len(words)):  # distilled
             body.append([f"`{name}`", *cells])
     if not body:
-        raise SeedHubError(f"There is no semi result of a student by {words[0]}, fine-tuned: measure one.")
+        raise SeedHubError(
+            f"There is no semi result of a student by {' or '.join(words)}, fine-tuned: measure one."
+        )
     shown = [i for i in range(len(body[0])) if any(row[i] for row in body)]
     head = ["student", *(f"{title(c, own)}, {way}" for c, own in columns.items() for way in ways)]
     return (

@@ -262,7 +262,9 @@ def test_few_labels(script):
     assert "| `seed_resnet18` | 3.0 | 6.0 | 9.0 |" in alone
     with pytest.raises(SeedHubError, match="no semi result of a student by seed, fine-tuned"):
         script.few_labels_table(lines, ["seed"])
-    with pytest.raises(SeedHubError, match="labels takes a method"):
+    both = script.few_labels_table([*lines, measured("ensemble_resnet18", 9.5)], ["cc", "ensemble"])
+    assert "**distilled**, `cc`" in both and both.splitlines()[2].endswith("| 9.5 |")
+    with pytest.raises(SeedHubError, match="labels takes at least one method"):
         script.few_labels_table(lines, [])
 
 

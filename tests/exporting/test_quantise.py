@@ -64,9 +64,15 @@ def test_what_8_bits_destroy_stays_in_float(tmp_path: Path) -> None:
     choice = quantise(plain, small, lambda: iter(batches), 0.999)
     assert choice.in_float == ["uneven"] and choice.products == 3
     assert choice.cosine_of_all < 0.99 < 0.999 <= choice.cosine
-    weights = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(str(small)).graph.initializer}
+    weights = {
+        each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(str(small)).graph.initializer
+    }
     integers = [abs(w.astype(int)).max() for w in weights.values() if w.dtype == np.int8 and w.ndim > 1]
-    assert sorted(integers) == [64, 64, 127]  # two products of 8 bits must fit 16; one layer's are made float before
+    assert sorted(integers) == [
+        64,
+        64,
+        127,
+    ]  # two products of 8 bits must fit 16; one layer's are made float before
     run = to_onnx.open_file(small)
     found = torch.cat([run(part) for part in batches])
     expected = network(torch.cat(batches))

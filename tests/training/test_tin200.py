@@ -70,7 +70,13 @@ def test_an_ensemble_is_of_released_weights(asked):
     (run,), _, _ = asked("ensemble.py", "--student", "seed_vit_tiny", "--lr", "1e-3")
     released = {f"seed:{weight.name}" for weight in WEIGHTS}
     assert {run.teacher, *run.more_teachers} <= released and len(run.more_teachers) == 2
-    assert (Path(run.out).name, run.method, run.lr) == ("ensemble_vit_tiny", "cc", 1e-3)
+    assert (Path(run.out).name, run.method, run.lr, run.start) == ("ensemble_vit_tiny", "cc", 1e-3, "")
+
+
+def test_a_student_goes_on_from_another(asked, rows):
+    words = ("--student", "seed_efficientnet_b0", "--start", "model_cards/x", "--images", "1234")
+    (run,), _, _ = asked("ensemble.py", *words)
+    assert run.start == "model_cards/x" and run.epochs * rows.IMAGES == pytest.approx(1234)
 
 
 def test_a_student_and_its_baselines_see_as_many_images(asked, rows, tmp_path):

@@ -94,11 +94,17 @@ def train_taught(about: str, way: str, teachers: Callable[[argparse.Namespace], 
         default=3e-3,
         help="peak learning rate (default: %(default)g); lower for longer runs, and for ViTs",
     )
+    flags.add_argument(
+        "--start", default="", help="a model folder to go on from, for one student (default: from scratch)"
+    )
+    flags.add_argument("--images", type=int, help="images seen (default: STUDENT_IMAGES)")
     args = flags.parse_args()
-    budgets = {STUDENT_IMAGES[name] for name in args.student}
+    budgets = {args.images or STUDENT_IMAGES[name] for name in args.student}
     if len(budgets) > 1:
         flags.error(
             "--student: these do not see equally many images, so they are not trained together (STUDENT_IMAGES)"
         )
     rows = {name.replace("seed", way, 1): name for name in args.student}
-    train(rows, args, budgets.pop(), {"method": "cc", "lr": args.lr} | teachers(args), {})
+    train(
+        rows, args, budgets.pop(), {"method": "cc", "lr": args.lr, "start": args.start} | teachers(args), {}
+    )
