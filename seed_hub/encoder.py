@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.students.student import AS_EVALUATED
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -186,9 +187,10 @@ def build_student(name: str, *, pretrained: bool = False, **timm_kwargs: Any) ->
             + nearest(name.split(".")[0], [*timm.list_models("seed_*"), *timm.list_models()])
         )
     backbone = create_flexible(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+    cfg = backbone.pretrained_cfg
     if not pretrained:
         close_residual_branches(backbone)
-    cfg = backbone.pretrained_cfg
+        cfg |= AS_EVALUATED
     return Encoder(
         backbone,
         arch=cfg.get("architecture") if not name.startswith("seed_") else plain_architecture(name),

@@ -7,13 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch.utils.flop_counter import FlopCounterMode
 
 import seed_hub
 from seed_hub.catalog import find_student, list_students, students
+from seed_hub.data.center import center_pixels
+from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
 
 NAMES = list_students()
@@ -216,3 +221,18 @@ def test_any_module_may_be_imported_first(first: str) -> None:
     code = f"import seed_hub, {first}, timm; assert timm.is_model('mobilenetv3_large_100_se_first')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["seed_resnet18", "seed_mobilenetv3_large", "resnet10t"])
+def test_timms_transform_is_what_was_measured(name):
+    """Of a wide and of a small image: the numbers on a card are those of whoever follows its config."""
+    encoder = build_student(name)  # resnet10t's own config: 0.95 of the side, bicubic
+    how = resolve_data_config(encoder.backbone.pretrained_cfg)
+    transform = create_transform(**how | {"input_size": (3, 64, 64)}, is_training=False)
+    rng = np.random.default_rng(0)
+    for width, height in ((150, 101), (40, 40)):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        image = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (encoder.mean, encoder.std))
+        theirs = transform(image) * std + mean
+        torch.testing.assert_close(theirs, center_pixels(image, 64) / 255, rtol=0, atol=2 / 255)

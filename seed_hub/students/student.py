@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import nn
 
+AS_EVALUATED: dict[str, Any] = {"crop_pct": 1.0, "interpolation": "bilinear"}
+"""how images become pixels when a student is measured, and so what its config says: the whole centre square"""
+
 
 @dataclass(frozen=True)
 class Student:
@@ -135,8 +138,7 @@ def our_cfg(row: Student, weight: Weight | None) -> PretrainedCfg:
         license=weight.licence if weight else None,
         description=weight.description if weight else None,
         input_size=(3, side, side),
-        interpolation="bilinear",
-        crop_pct=0.875,  # 224 of 256, the evaluation crop of the paper and of the field; mean and std are timm's default
+        **AS_EVALUATED,  # mean and std are timm's default
         num_classes=0,
         first_conv=row.first_conv,
         classifier=row.classifier,
