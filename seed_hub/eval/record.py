@@ -142,8 +142,11 @@ def without_folders(name: str) -> str:
 
 def _measured(encoder: nn.Module, settings: Any) -> nn.Module:
     """The part whose weights decide the number: a run and its published, headless model are one for pooled features."""
+    from seed_hub.projection import hidden_layers  # torch: `seed-hub info` reads results without it
+
     encoder = getattr(encoder, "encoder", encoder)  # Frozen or Encoder
-    if getattr(settings, "head_layer", "none") != "none" and getattr(settings, "mode", "") == "finetune":
+    keeps = getattr(settings, "head_layer", "none") != "none" and getattr(settings, "mode", "") == "finetune"
+    if keeps and hidden_layers(getattr(encoder, "head", None)):
         return encoder  # the head's first layer takes part
     return (
         encoder if getattr(settings, "features", "") == "projected" else getattr(encoder, "backbone", encoder)

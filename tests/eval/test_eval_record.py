@@ -15,7 +15,7 @@ from torch import nn
 
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
-from seed_hub.eval import knn, linear, results_file
+from seed_hub.eval import knn, linear, results_file, semi
 from seed_hub.eval.intervals import unpack
 from seed_hub.eval.record import result_line, without_folders
 from seed_hub.eval.results_file import append_result, find_result, identity, results
@@ -181,6 +181,22 @@ def test_a_head_counts_only_where_it_is_measured(line, flat_student):
     headed = [line(s, encoder=Frozen(flat_student))["model"]["sha256"] for s in (pooled, projected)]
     assert bare[0] == headed[0]
     assert bare[1] != headed[1]
+
+
+def test_fine_tuning_is_of_the_head_too_where_it_keeps_some(line, flat_student):
+    """A linear head has no layer to keep: the run and its published, headless model start from the same weights."""
+    finetune = semi.Settings(mode="finetune")
+
+    def of(head):
+        flat_student.head = head
+        return line(finetune, encoder=Frozen(flat_student))["model"]["sha256"]
+
+    linear, mlp = (
+        nn.Sequential(*layers)
+        for layers in ([nn.Linear(3, 2)], [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)])
+    )
+    assert of(None) == of(linear) == line(knn.Settings(), encoder=Frozen(flat_student))["model"]["sha256"]
+    assert of(mlp) != of(None)
 
 
 @pytest.mark.parametrize(
