@@ -79,7 +79,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         or "none installed"
     )
     if absent:
-        extras += f"\n{', '.join(absent)} missing, for tracking runs, exporting or detection: pip install 'seed-hub[{','.join(absent)}]'"
+        extras += f"\n{', '.join(absent)} missing, for tracking runs, exporting or detection: pip install -e '.[{','.join(absent)}]' in a checkout"
     memory, shared = report["memory_gb"], report["shared_memory_gb"]
     rows = [
         ("python", f"{report['python']} on {report['platform']}"),

@@ -82,13 +82,13 @@ def require_pycocotools() -> tuple[Any, Any]:
     """Its classes (COCO, COCOeval).
 
     Raises:
-        SeedHubError: it is not installed; names the extra.
+        SeedHubError: it is not installed.
     """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise SeedHubError('Detection scores need pycocotools: pip install "seed-hub[detection]".') from error
+        raise SeedHubError("Detection scores need pycocotools: pip install pycocotools.") from error
     return COCO, COCOeval
 
 

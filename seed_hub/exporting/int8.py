@@ -54,7 +54,7 @@ def refuse_format(format: str) -> None:
         raise SeedHubError(
             f"--int8 is not there for --format {format}: choose {' or '.join(FORMATS)}, or leave --int8 out."
         )
-    writing.need(to_onnx.NEEDS, "--int8", "onnx")
+    writing.need(to_onnx.NEEDS, "--int8")
 
 
 def refuse_images(images: Images | None, plan: Plan) -> None:

@@ -36,16 +36,16 @@ def format_module(name: str) -> ModuleType:
             f'There is no format "{name}"; there are: {", ".join(FORMATS)}.' + nearest(name, FORMATS)
         )
     module = import_module(f"seed_hub.exporting.to_{name}")
-    need(module.NEEDS, f"--format {name}", name)
+    need(module.NEEDS, f"--format {name}")
     return module
 
 
-def need(modules: tuple[str, ...], what: str, extra: str) -> None:
+def need(modules: tuple[str, ...], what: str) -> None:
     """Raises SeedHubError with the pip command if one of ``modules`` is not installed."""
     absent = [each for each in modules if find_spec(each) is None]
     if absent:
         raise SeedHubError(
-            f'{what} needs {" and ".join(absent)}, not installed here: pip install "seed-hub[{extra}]".'
+            f"{what} needs {' and '.join(absent)}, not installed here: pip install {' '.join(absent)}."
         )
 
 

@@ -81,9 +81,7 @@ GOOD = [2.0, 3.0, 20.0, 15.0]
 
 @pytest.fixture
 def detection(evaluated: Any) -> Callable[..., Any]:
-    pytest.importorskip(
-        "pycocotools", reason='pycocotools is not installed: pip install "seed-hub[detection]"'
-    )
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install pycocotools")
     return lambda data, **how: evaluated("detection", "--data", data, *QUICK, **how)
 
 

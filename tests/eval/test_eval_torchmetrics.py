@@ -85,9 +85,7 @@ def scene(generator: torch.Generator) -> tuple[Boxes, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_detection(seed):
-    pytest.importorskip(
-        "pycocotools", reason='pycocotools is not installed: pip install "seed-hub[detection]"'
-    )
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install pycocotools")
     from torchmetrics.detection import MeanAveragePrecision
 
     generator = torch.Generator().manual_seed(seed)
