@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from seed_hub.model_folder import WEIGHTS, load_model_folder
-from seed_hub.project import GITHUB_REPOSITORY
+from seed_hub.project import GITHUB_REPOSITORY, HUB_ORGANISATION
 from seed_hub.publishing.plots import BARS, CURVES, curves_in_words, scores_in_words
 from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
 from seed_hub.publishing.usage import blocks
@@ -102,6 +102,12 @@ def _usage(repository: str, student: str, width: int, side: int) -> str:
     parts = [
         f"### {title}\n\n```python\n{code}```" for title, code in blocks(repository, student, width, side)
     ]
+    if repository.startswith(f"{HUB_ORGANISATION}/"):
+        name = repository.partition("/")[2]
+        here = f'timm.create_model("local-dir:model_cards/{name}", pretrained=True)'
+        parts.insert(
+            0, f"A checkout of {GITHUB_REPOSITORY} holds these weights, and needs no network: `{here}`."
+        )
     return "\n\n".join(parts)
 
 
@@ -158,7 +164,10 @@ def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
     seen = f"These weights had seen {facts['images_seen']:,} views" if facts.get("images_seen") else ""
     if seen:
         seen += f" of the {publication.images_seen:,} of the whole run; they are those that its held-out images chose."
-    command = f"```sh\n{publication.command}\n```" if publication.command else ""
+    command = publication.command
+    if command and publication.script:
+        command = f"python {publication.script} {command.partition(' ')[2]}"
+    command = f"```sh\n{command}\n```" if command else ""
     return "\n\n".join(part for part in (command, seen, _curves(publication), table, made) if part)
 
 
