@@ -10,8 +10,9 @@ What is written stands between the lines ``<!-- KIND:NAME words -->`` and ``<!--
   was trained several times (several weights), or a protocol ran several trials, it shows mean ± standard deviation and n.
   A measurement that was repeated counts once, the last time.
 - ``commands:NAME``: the command of each column.
-- ``zoo:NAME PROTOCOL METHOD TEACHER``: a row per student, untrained, alone, with labels and distilled (``METHOD_student``),
-  and how much of the gap from alone to TEACHER it closes; what is published stands in ``published/seed.jsonl``.
+- ``zoo:NAME PROTOCOL METHOD TEACHER [METHOD ...]``: a row per student, untrained, alone, with labels and distilled
+  (``METHOD_student``), how much of the gap from alone to TEACHER it closes, and distilled by further methods; what is
+  published stands in ``published/seed.jsonl``.
 - ``labels:NAME METHOD ...``: the students again, fine-tuned on a share of the labels, from scratch and distilled.
 - ``weights:NAME PROTOCOL ...``: a row per released weight.
 - ``bars:NAME``, of ``eval/results/speed/`` as those below: what `seed-hub bench` measured, beside what is aimed at.

@@ -25,17 +25,17 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
 
     Args:
         words: the protocol; the method, which is what names of distilled rows begin with (``cc`` of ``cc_resnet18``); the
-            teacher's row.
+            teacher's row; further methods, which had other teachers.
         folder: of the results, which holds the published numbers too.
 
     Raises:
         SeedHubError: other words; or the teacher, or no student, was measured so.
     """
-    if len(words) != 3:
+    if len(words) < 3:
         raise SeedHubError(f'zoo takes a protocol, a method and a teacher, not "{" ".join(words)}".')
-    protocol, method, teacher = words
+    protocol, method, teacher, *others = words
     column, measured = _headline(lines, protocol)
-    own = [line for line in measured if _is_shown(short(line["model"]["name"]), method, teacher)]
+    own = [line for line in measured if _is_shown(short(line["model"]["name"]), (method, *others), teacher)]
     goal = _mean(own, teacher)
     if goal is None:
         raise SeedHubError(
@@ -47,16 +47,23 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
     body = []
     for name in students():
         student = name.removeprefix("seed_")
-        rows = [prefix + student for prefix in prefixes.values()] + [f"{method}_{student}"]
-        if _mean(own, rows[-1]) is None:
+        if _mean(own, f"{method}_{student}") is None:
             continue
-        cells = [cell(_of(own, row), column[3]) for row in rows]
-        body.append(
-            [f"`{name}`", *cells, _closed(own, student, method, goal), _published(folder, name, protocol)]
-        )
+        before = [_cell(own, prefix + student, column) for prefix in prefixes.values()]
+        after = [_cell(own, f"{other}_{student}", column) for other in others]
+        distilled = [_cell(own, f"{method}_{student}", column), _closed(own, student, method, goal)]
+        body.append([f"`{name}`", *before, *distilled, *after, _published(folder, name, protocol)])
     if not body:
         raise SeedHubError(f"There is no {protocol} result of a student by {method}: measure one.")
-    head = ["student", *prefixes, "**distilled**", "gap closed", "published, ImageNet: alone → distilled"]
+    also = [f"**distilled**, `{other}`" for other in others]
+    head = [
+        "student",
+        *prefixes,
+        "**distilled**",
+        "gap closed",
+        *also,
+        "published, ImageNet: alone → distilled",
+    ]
     note = (
         f"{title(column, own)}, %. Gap closed: of the way from alone to the teacher, `{teacher}`, which has "
         f"{goal:.1f}. The last column is not ours: what SEED reports for ImageNet by MoCo v2's ResNet-50, *in italics* as far "
@@ -136,8 +143,12 @@ def _headline(lines: Sequence[Line], protocol: str) -> tuple[Column, list[Line]]
     raise SeedHubError(f"There is no {protocol} result: measure one.")
 
 
-def _is_shown(name: str, method: str, teacher: str) -> bool:
-    return name == teacher or name.startswith((*PREFIXES.values(), f"{method}_"))
+def _is_shown(name: str, methods: Sequence[str], teacher: str) -> bool:
+    return name == teacher or name.startswith((*PREFIXES.values(), *(f"{method}_" for method in methods)))
+
+
+def _cell(lines: Sequence[Line], row: str, column: Column) -> str:
+    return cell(_of(lines, row), column[3])
 
 
 def _of(lines: Sequence[Line], row: str) -> list[Line]:

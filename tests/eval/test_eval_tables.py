@@ -220,6 +220,9 @@ def test_the_zoo(script, tmp_path):
         and "with all labels" not in text
     )
     assert "99" not in text and "`teacher`, which has 30.0" in text
+    two = script.zoo_table(lines, ["knn", "cc", "teacher", "seed"], tmp_path)
+    assert "| gap closed | **distilled**, `seed` |" in two
+    assert "| `seed_resnet18` | 2.0 | 10.0 | 26.0 ± 1.4 (n = 2) | 80.0% | 99.0 |  |" in two
     (tmp_path / "published").mkdir()
     read = {"student": "seed_resnet18", "protocol": "knn", "read_in": "a table"}
     recalled = read | {"recipe": "moco_v2_resnet50", "value": 43.4, "read_in": "from memory"}

@@ -110,7 +110,11 @@ def test_several_students_learn_together_and_go_on_together(asked, tmp_path, cap
 def test_measure_knows_every_row_and_asks_for_what_the_package_takes(rows, tmp_path, capsys):
     measure = importlib.import_module("measure")
     names = [name.removeprefix("seed_") for name in rows.STUDENT_IMAGES]
-    made = ["moco_resnet18", "seed_mobilenetv3_small", *(f"{how}_{name}" for how in measure.TAUGHT for name in names)]
+    made = [
+        "moco_resnet18",
+        "seed_mobilenetv3_small",
+        *(f"{how}_{name}" for how in measure.TAUGHT for name in names),
+    ]
     for name in made:
         (tmp_path / name).mkdir()
         if name != "cc_vit_tiny":  # not finished

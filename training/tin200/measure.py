@@ -71,7 +71,11 @@ def main() -> None:
 
 def models(args: argparse.Namespace) -> dict[str, str]:
     """Row -> model, of those that are there."""
-    runs = [TEACHER, "seed_mobilenetv3_small", *(name.replace("seed", how, 1) for how in TAUGHT for name in STUDENT_IMAGES)]
+    runs = [
+        TEACHER,
+        "seed_mobilenetv3_small",
+        *(name.replace("seed", how, 1) for how in TAUGHT for name in STUDENT_IMAGES),
+    ]
     found = {row: str(args.runs / row) for row in runs if (args.runs / row / "verdict.json").exists()}
     found |= {f"untrained:{name}": f"untrained:{name}" for name in STUDENT_IMAGES}
     if args.teacher_file:
