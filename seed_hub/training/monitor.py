@@ -155,8 +155,12 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
     return interpolate(pixels, size=(size, size), mode="bilinear", antialias=size < pixels.shape[-1])
 
 
-def verdict(first: Look, best: Look, n: int) -> str:
-    """One sentence: did it work, against the untrained student?"""
+def verdict(first: Look, best: Look, n: int, *, started: bool = False) -> str:
+    """One sentence: did it work, against the untrained student?
+
+    Args:
+        started: the student had other weights to start from, and need not have gained much on them.
+    """
     rank = f"effective rank {first.effective_rank:.0f} -> {best.effective_rank:.0f}"
     known = f", chance {1 / n:.1%}"
     if best.agreement is not None and first.agreement is not None:
@@ -170,7 +174,7 @@ def verdict(first: Look, best: Look, n: int) -> str:
         what = "of held-out images are found again from another view"
     gain = now - before
     enough = now > 1.5 * before and gain > 0.05
-    numbers = f"{now:.1%} {what} (untrained {before:.1%}{known}), {rank}"
+    numbers = f"{now:.1%} {what} ({'at the start' if started else 'untrained'} {before:.1%}{known}), {rank}"
     if best.agreement is not None and best.accuracy is not None:
         numbers += f", {best.accuracy:.1%} of held-out images get their class"
     if best.agreement is not None and n < LEAST_HELD_OUT:
@@ -179,6 +183,8 @@ def verdict(first: Look, best: Look, n: int) -> str:
         return f"COLLAPSED: {numbers}. The embedding lost its dimensions: lower the learning rate or use more negatives."
     if enough:
         return f"It worked: {numbers}."
+    if started and gain > -0.01:
+        return f"It kept what it started with ({100 * gain:+.1f} points): {numbers}."
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."
     suspects = "learning rate, the teacher" if best.agreement is not None else "learning rate"

@@ -26,5 +26,19 @@ def test_the_verdict_is_against_the_untrained_student(after, rank, word):
     assert verdict(_look(0.1), _look(after, rank), 2000).startswith(word)
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (0.9, "It worked: 90.0%"),
+        (0.505, "It kept what it started with (+0.5 points): 50.5% of"),
+        (0.495, "(-0.5 points)"),
+        (0.4, "It did not work: 40.0%"),
+    ],
+)
+def test_a_student_that_started_from_other_weights_is_measured_against_them(after, words):
+    said = verdict(_look(0.5), _look(after), 2000, started=True)
+    assert words in said and "(at the start 50.0%" in said
+
+
 def test_of_a_handful_of_images_nothing_is_told():
     assert verdict(_look(0.9), _look(1.0), 12).startswith("Too few to tell: 12 images are held out")
