@@ -15,8 +15,8 @@ Where we differ, for data sets smaller than ImageNet:
   they do for a smaller batch.
 - features are divided by their mean norm, and the classifier's rate is 30: the published ones belong to the sizes that
   features of their networks have (`feature_scale` in finetuning.py; `--no-normalize`: as published).
-- `--optimizer adamw` trains networks from scratch, too, at one rate for all: the competitor in "do labels alone give as
-  much?". By SGD at these rates untrained MobileNetV3 and EfficientNets diverge.
+- `--optimizer adamw` trains networks from scratch, too, at one rate for all with batch norm and a tenth of it for others: the
+  competitor in "do labels alone give as much?". By SGD at these rates untrained MobileNetV3 and EfficientNets diverge.
 - test images are centre squares of the short side, not 224 of 256 pixels.
 
 Legend: N labelled images, M test images, D width, C classes.
@@ -26,16 +26,15 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from seed_hub.data import Images, choose_share
+from seed_hub.data import Images
 from seed_hub.encoder import Encoder, Frozen
 from seed_hub.errors import SeedHubError
 from seed_hub.eval.budget import LEARNT, Work
@@ -49,6 +48,7 @@ from seed_hub.eval.finetuning import (
     predict,
     top_scores,
 )
+from seed_hub.eval.label_lists import labelled_images
 from seed_hub.eval.labels import paired_labels
 from seed_hub.network_settings import NetworkSettings
 from seed_hub.projection import hidden_layers
@@ -58,7 +58,8 @@ _log = logging.getLogger(__name__)
 HEADLINE = "top1_1pct"
 # (network, classifier). 0.05: between the two shares the recipes were made for, 1 % and 10 %.
 FEW, FEW_RATES, RATES, FROZEN_RATES = 0.05, (0.02, 5.0), (0.01, 0.2), (0.0, 3.0)
-ADAMW_RATE = 1e-3
+# AdamW's rate of the network, with batch norm, after which the size of weights does not count, and without (ViTs).
+ADAMW_RATE, ADAMW_RATE_UNNORMED = 1e-3, 1e-4
 OPTIMIZERS = ("sgd", "adamw")
 
 
@@ -87,7 +88,7 @@ class Settings(NetworkSettings):
     optimizer: str = "sgd"
     """sgd (the papers'), or adamw, which trains networks from scratch, too: for comparing with them"""
     lr: tuple[float, ...] = ()
-    """of the network, one for each share or one for all (default: 0.02 below a share of 0.05, else 0.01, times batch / 256; adamw: 0.001)"""
+    """of the network, one for each share or one for all (default: 0.02 below a share of 0.05, else 0.01, times batch / 256; adamw: 0.001, without batch norm 0.0001)"""
     classifier_lr: tuple[float, ...] = ()
     """of the classifier, likewise (default: 30; without normalising 5 below a share of 0.05, else 0.2, frozen 3; times batch / 256; adamw: 0.001)"""
     weight_decay: float = 0.0
@@ -117,7 +118,14 @@ def evaluate(
         for trial in range(settings.trials):
             seed = settings.seed + trial
             chosen = labelled_images(train, share, seed, settings.lists)
-            recipe = recipe_for(settings, place, seed, images=len(chosen), projected=kept is not None)
+            recipe = recipe_for(
+                settings,
+                place,
+                seed,
+                images=len(chosen),
+                projected=kept is not None,
+                batch_norm=any(isinstance(layer, _BatchNorm) for layer in source.modules()),
+            )
             network = copy.deepcopy(source)
             network.head = copy.deepcopy(kept)
             width = network.width if kept is None else _width(kept)
@@ -146,14 +154,27 @@ def work(settings: Settings, train: Images, test: Images) -> Work:
     )
 
 
-def recipe_for(settings: Settings, place: int, seed: int, *, images: int, projected: bool = False) -> Recipe:
-    """The training on ``images`` images, the settings' share number ``place``; see the top of this file."""
+def recipe_for(
+    settings: Settings,
+    place: int,
+    seed: int,
+    *,
+    images: int,
+    projected: bool = False,
+    batch_norm: bool = True,
+) -> Recipe:
+    """The training on ``images`` images, the settings' share number ``place``; see the top of this file.
+
+    Args:
+        projected: from behind layers of the projection head.
+        batch_norm: the network has some.
+    """
     few, frozen = settings.share[place] < FEW, settings.mode == "frozen"
     scale = min(images, settings.train_batch) / 256
     own_rate, classifier_rate = FROZEN_RATES if frozen else FEW_RATES if few else RATES
     rates = [scale * own_rate, scale * (UNIT_RATE if settings.normalize else classifier_rate)]
     if settings.optimizer == "adamw":
-        rates = [ADAMW_RATE, ADAMW_RATE]
+        rates = [ADAMW_RATE if batch_norm else ADAMW_RATE_UNNORMED, ADAMW_RATE]
     given = settings.lr, settings.classifier_lr
     lr, classifier_lr = (
         own[place % len(own)] if own else rate for own, rate in zip(given, rates, strict=True)
@@ -182,75 +203,6 @@ def kept_layers(encoder: Encoder) -> nn.Sequential | None:
     """
     hidden = hidden_layers(encoder.head)
     return nn.Sequential(*hidden[0]) if hidden else None
-
-
-def labelled_images(train: Images, share: float, seed: int, folder: str = "") -> Images:
-    """``share`` of ``train``, of every class alike and one of each at least; the same for the same seed.
-
-    Args:
-        folder: where lists lie, one name per line. ``1percent_seed0.txt`` or, for all seeds, ``1percent.txt`` (as
-            SimCLR's are called) is taken; without either the images are drawn, and the first is written.
-    """
-    if not folder:
-        return choose_share(train, share, seed)
-    for_all = Path(folder).expanduser() / f"{100 * share:g}percent.txt"
-    own = for_all.with_name(f"{100 * share:g}percent_seed{seed}.txt")
-    for path in (own, for_all):
-        if path.exists():
-            return read_list(path, train)
-    chosen = choose_share(train, share, seed)
-    names = [_listed(chosen, i) for i in range(len(chosen))]
-    try:
-        own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text("\n".join(names) + "\n", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise SeedHubError(f"The list {own} cannot be written: {error.strerror}.") from error
-    return chosen
-
-
-def read_list(path: Path, train: Images) -> Images:
-    """The images of ``train`` that the file names, in the order of ``train``.
-
-    A line is the name of an image as ``Images.name`` gives it, or its last part, as in SimCLR's lists of ImageNet.
-
-    Raises:
-        SeedHubError: a name that no image has, or two have; a list that shows fewer than 2 classes.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise SeedHubError(f"The list {path} cannot be read: {error.strerror}.") from error
-    whole: dict[str, int] = {}
-    last: dict[str, list[int]] = {}
-    for i in range(len(train)):
-        name = _listed(train, i)
-        whole[name] = i
-        last.setdefault(name.rpartition("/")[2], []).append(i)
-    chosen = set()
-    for line in filter(None, (line.rstrip("\r") for line in lines)):
-        found = [whole[line]] if line in whole else last.get(line, [])
-        if len(found) != 1:
-            raise SeedHubError(
-                f'"{line}" of the list {path} names {len(found) or "none"} of the {len(train)} images of {train.source}: '
-                + (
-                    "write the folder with it."
-                    if found
-                    else "use the list made for these images, or remove the line."
-                )
-            )
-        chosen.add(found[0])
-    subset = train.subset(np.array(sorted(chosen), dtype=np.int64))
-    shown, there = (0 if part.labels is None else len(np.unique(part.labels)) for part in (subset, train))
-    if shown < 2:
-        raise SeedHubError(f"The list {path} shows {shown} class(es), and training needs at least 2.")
-    if shown < there:
-        _log.warning("The list %s shows %d of %d classes: the others cannot be learnt.", path, shown, there)
-    return subset
-
-
-def _listed(images: Images, i: int) -> str:
-    """The name of image ``i`` as lists have it on every system."""
-    return images.name(i).replace(os.sep, "/")
 
 
 def _width(kept: nn.Sequential) -> int:

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import nn
 
 from seed_hub.data import Images, open_images
+from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.eval import semi
 from seed_hub.eval.finetuning import UNIT_RATE
-from seed_hub.eval.semi import Settings, kept_layers, labelled_images, read_list, recipe_for
+from seed_hub.eval.label_lists import labelled_images, read_list
+from seed_hub.eval.semi import Settings, kept_layers, recipe_for
 
 QUICK = Settings(
     share=(0.1, 0.5),
@@ -229,6 +231,15 @@ def test_adamw_has_one_rate_for_all():
         ]
     }
     assert found == {(1e-3, 1e-3)}
+
+
+def test_adamw_is_slower_without_batch_norm(colour_images, monkeypatch):
+    taken = []
+    monkeypatch.setattr(semi, "finetune", lambda *given, **_: taken.append(given[4].lr))
+    for name in ("test_resnet", "test_vit"):
+        ours = replace(QUICK, share=(0.5,), trials=1, lr=(), optimizer="adamw", size=64)
+        next(semi.evaluate(build_student(name), colour_images(9, 0), colour_images(9, 1), ours))
+    assert taken == [1e-3, 1e-4]
 
 
 @pytest.mark.parametrize(
