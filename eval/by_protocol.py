@@ -138,7 +138,9 @@ def command(line: Line) -> str:
 
 
 def short(name: str) -> str:
-    """``seed:moco_resnet18?head=none`` -> ``moco_resnet18``; ``file:x.safetensors?arch=...`` -> ``x``."""
+    """``seed:moco_resnet18?head=none`` -> ``moco_resnet18``; ``file:x.safetensors?arch=...`` -> ``x``; of several each."""
+    if " + " in name:
+        return " + ".join(map(short, name.split(" + ")))
     return name.partition("?")[0].removeprefix("seed:").removeprefix("file:").removesuffix(".safetensors")
 
 

@@ -241,6 +241,11 @@ def test_the_zoo(script, tmp_path):
         script.zoo_table(lines, ["linear"], tmp_path)
 
 
+def test_teachers_are_called_by_their_names(script):
+    facts = {"teacher": "seed:seed_resnet18.tag + file:x.safetensors?arch=resnet18 + seed:big?head=none"}
+    assert "| s | seed_resnet18.tag + x + big |" in script.results_table([line(name="s", facts=facts)])
+
+
 def test_few_labels(script):
     """A row per student that was fine-tuned after distilling; frozen networks, and ways nobody measured, have no column."""
 
