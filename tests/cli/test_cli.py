@@ -526,6 +526,37 @@ def test_eval_of_one_split_and_of_two_places(
     assert hub(*words, *apart, "--out", tmp_path / "a.jsonl").json["data"]["test"]["images"] == 24
 
 
+@pytest.mark.parametrize(("amx", "taken"), [(True, "bf16"), (False, "fp32")])
+def test_a_precision_is_chosen_and_recorded(
+    hub: Any,
+    photos: Path,
+    teacher_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    amx: bool,
+    taken: str,
+) -> None:
+    from seed_hub import machine
+
+    monkeypatch.setattr(machine, "has_amx", lambda: amx)
+    words = [
+        "--model",
+        teacher_run,
+        "--size",
+        "32",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--precision",
+        "auto",
+    ]
+    shown = hub("eval", "knn", *words, "--data", photos, "--out", tmp_path / "a.jsonl", "--json").json
+    assert shown["settings"]["precision"] == taken
+    words += ["--data", photos, "--split", "validation", "--out", tmp_path / "a.npy"]
+    assert hub("embed", *words, "--json").json["images"] == 24
+
+
 def test_where_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     from seed_hub.cli.measuring import results_file
 
