@@ -89,9 +89,9 @@ def few_labels_table(lines: Sequence[Line], words: Sequence[str]) -> str:
     columns = {c: own for c, own in by_column(fine_tuned).items() if not c[1]}  # those with a mode are frozen
     body = []
     for name in students():
-        rows = [prefix + name.removeprefix("seed_") for prefix in ways.values()]
-        cells = [cell(_of(own, row), c[3]) for c, own in columns.items() for row in rows]
-        if any(c for i, c in enumerate(cells) if i % len(rows) >= len(rows) - len(words)):  # distilled
+        student = name.removeprefix("seed_")
+        if any(_of(own, f"{word}_{student}") for own in columns.values() for word in words):
+            cells = [_cell(own, way + student, c) for c, own in columns.items() for way in ways.values()]
             body.append([f"`{name}`", *cells])
     if not body:
         raise SeedHubError(

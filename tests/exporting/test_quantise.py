@@ -68,11 +68,8 @@ def test_what_8_bits_destroy_stays_in_float(tmp_path: Path) -> None:
         each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(str(small)).graph.initializer
     }
     integers = [abs(w.astype(int)).max() for w in weights.values() if w.dtype == np.int8 and w.ndim > 1]
-    assert sorted(integers) == [
-        64,
-        64,
-        127,
-    ]  # two products of 8 bits must fit 16; one layer's are made float before
+    # Two products of 8 bits must fit 16; the third layer's weights are made float before.
+    assert sorted(integers) == [64, 64, 127]
     run = to_onnx.open_file(small)
     found = torch.cat([run(part) for part in batches])
     expected = network(torch.cat(batches))
