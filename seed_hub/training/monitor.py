@@ -183,7 +183,8 @@ def verdict(first: Look, best: Look, n: int, *, started: bool = False) -> str:
         return f"COLLAPSED: {numbers}. The embedding lost its dimensions: lower the learning rate or use more negatives."
     if enough:
         return f"It worked: {numbers}."
-    if started and gain > -0.01:
+    of_classes = best.agreement is None and best.accuracy is not None  # by a classifier that is always new
+    if started and not of_classes and gain > -0.01:
         return f"It kept what it started with ({100 * gain:+.1f} points): {numbers}."
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."

@@ -40,5 +40,12 @@ def test_a_student_that_started_from_other_weights_is_measured_against_them(afte
     assert words in said and "(at the start 50.0%" in said
 
 
+def test_a_classifier_that_learnt_nothing_kept_nothing():
+    look = Look(0.005, None, None, 0.5, 50.0, None, accuracy=0.005)
+    assert verdict(look, look, 2000, started=True).startswith(
+        "It did not work: 0.5% of held-out images get their class"
+    )
+
+
 def test_of_a_handful_of_images_nothing_is_told():
     assert verdict(_look(0.9), _look(1.0), 12).startswith("Too few to tell: 12 images are held out")
