@@ -17,6 +17,7 @@ from seed_hub.training.methods import method_class
 from seed_hub.weights import WEIGHTS
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "training" / "tin200"
+FILE = ("--teacher-file", "f.safetensors")
 TWO = ["seed_resnet18", "seed_mobilenetv3_small"]
 
 
@@ -45,14 +46,15 @@ def asked(rows, monkeypatch, tmp_path):
 
 
 def test_every_script_asks_for_what_the_package_takes(asked, rows):
-    asks = [asked("moco_resnet18.py"), asked("moco_resnet50.py")]
-    asks.append(asked("seed_mobilenetv3_small.py", "--teacher-file", "f.safetensors"))
+    asks = [asked(script) for script in ("moco_resnet18.py", "moco_again.py", "moco_resnet50.py")]
+    asks.append(asked("seed_mobilenetv3_small.py", *FILE))
+    asks.append(asked("imagenet.py", *FILE, "--student", *TWO))
     asks += [
         asked(script, "--student", name)
         for script in ("alone.py", "supervised.py")
         for name in students_of(rows)
     ]
-    asks += [asked(script, "--student", *TWO) for script in ("cc.py", "ensemble.py")]
+    asks += [asked(script, "--student", *TWO) for script in ("cc.py", "ensemble.py", "again.py")]
     for runs, own, resume in asks:
         method = method_class(runs[0].method)
         resolve_method_settings(method, runs[0].method, own)
@@ -71,6 +73,19 @@ def test_an_ensemble_is_of_released_weights(asked):
     released = {f"seed:{weight.name}" for weight in WEIGHTS}
     assert {run.teacher, *run.more_teachers} <= released and len(run.more_teachers) == 2
     assert (Path(run.out).name, run.method, run.lr, run.start) == ("ensemble_vit_tiny", "cc", 1e-3, "")
+
+
+def test_the_second_teacher_goes_on_from_a_released_student(asked, tmp_path):
+    (teacher,), _, _ = asked("moco_again.py")
+    assert Path(teacher.start).name in {weight.name for weight in WEIGHTS} and not teacher.teacher
+    (run,), _, _ = asked("again.py", "--student", "seed_resnet18")
+    assert run.teacher == f"seed:{tmp_path}/{Path(teacher.out).name}?head=none"
+
+
+def test_the_supervised_network_sees_larger_views(asked):
+    (run,), _, _ = asked("imagenet.py", *FILE, "--student", "seed_mobilenetv3_large", "--lr", "2e-3")
+    assert run.teacher.startswith("file:f.safetensors?arch=mobilenetv2_100&") and not run.start
+    assert (Path(run.out).name, run.size, run.teacher_size) == ("imagenet_mobilenetv3_large", 48, 96)
 
 
 def test_a_student_goes_on_from_another(asked, rows):
@@ -111,7 +126,7 @@ def test_measure_knows_every_row_and_asks_for_what_the_package_takes(rows, tmp_p
     measure = importlib.import_module("measure")
     names = [name.removeprefix("seed_") for name in rows.STUDENT_IMAGES]
     made = [
-        "moco_resnet18",
+        *measure.TEACHERS,
         "seed_mobilenetv3_small",
         *(f"{how}_{name}" for how in measure.TAUGHT for name in names),
     ]

@@ -15,14 +15,21 @@ import sys
 from pathlib import Path
 
 import torch
-from rows import STUDENT_IMAGES
+from rows import MOBILENETV2, STUDENT_IMAGES
 
 from seed_hub.cli import main as seed_hub
 from seed_hub.eval.features import remembered
 
 OUT = "eval/results/students.jsonl"
-TEACHER = "moco_resnet18"
-TAUGHT = ("cc", "ensemble", "alone", "supervised")  # what the names of a student's runs begin with
+TEACHERS = ("moco_resnet18", "moco_again_resnet18")
+TAUGHT = (
+    "cc",
+    "ensemble",
+    "again",
+    "imagenet",
+    "alone",
+    "supervised",
+)  # what the names of a student's runs begin with
 SHARD = {
     "--data": "{data}/tiny-imagenet-200/train-00000-of-00005.parquet",
     "--test-data": "{data}/tiny-imagenet-200/validation-00000-of-00001.parquet",
@@ -72,15 +79,14 @@ def main() -> None:
 def models(args: argparse.Namespace) -> dict[str, str]:
     """Row -> model, of those that are there."""
     runs = [
-        TEACHER,
+        *TEACHERS,
         "seed_mobilenetv3_small",
         *(name.replace("seed", how, 1) for how in TAUGHT for name in STUDENT_IMAGES),
     ]
     found = {row: str(args.runs / row) for row in runs if (args.runs / row / "verdict.json").exists()}
     found |= {f"untrained:{name}": f"untrained:{name}" for name in STUDENT_IMAGES}
     if args.teacher_file:
-        how = "?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
-        found["mobilenetv2"] = f"file:{args.teacher_file}{how}"
+        found["mobilenetv2"] = f"file:{args.teacher_file}?{MOBILENETV2}"
     return found
 
 

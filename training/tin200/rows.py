@@ -45,13 +45,17 @@ STUDENT_IMAGES = {
     "seed_mobilenetv3_small": 80_000,
     "seed_vit_tiny": 80_000,
 }
+# The supervised ImageNet network, a file of one's own: what its weights are.
+MOBILENETV2 = "arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
 
 
-def parser(about: str) -> argparse.ArgumentParser:
-    """Of the flags every row has; ``about`` is its docstring."""
+def parser(about: str, teacher_file: bool = False) -> argparse.ArgumentParser:
+    """Of the flags every row has; ``about`` is its docstring. ``teacher_file``: its teacher is the supervised network."""
     flags = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--data", required=True, help="Tiny-ImageNet-200 as parquet files")
     flags.add_argument("--out", default="runs", type=Path, help="folder of the runs")
+    if teacher_file:
+        flags.add_argument("--teacher-file", required=True, help="the ImageNet MobileNetV2")
     return flags
 
 
@@ -80,13 +84,19 @@ def train_alone(about: str, way: str, settings: dict[str, Any], method_settings:
     train(rows, args, STUDENT_IMAGES[args.student], settings, method_settings)
 
 
-def train_taught(about: str, way: str, teachers: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
+def train_taught(
+    about: str,
+    way: str,
+    teachers: Callable[[argparse.Namespace], dict[str, Any]],
+    *,
+    teacher_file: bool = False,
+) -> None:
     """Students together by correlation congruence (cc): the script whose docstring ``about`` is. Runs are ``WAY_student``.
 
     Args:
         teachers: flags -> the settings that name the teachers.
     """
-    flags = parser(about)
+    flags = parser(about, teacher_file)
     flags.add_argument("--student", required=True, choices=STUDENT_IMAGES, nargs="+")
     flags.add_argument(
         "--lr",

@@ -8,18 +8,15 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/seed_mobilenetv3_small.py --data tiny-imagenet-200 --out runs --teacher-file MOBILENETV2.safetensors
 """
 
-from rows import parser, train
+from rows import MOBILENETV2, parser, train
 
 IMAGES = 40_000
 
 if __name__ == "__main__":
-    flags = parser(__doc__)
-    flags.add_argument("--teacher-file", required=True, help="the ImageNet MobileNetV2")
-    args = flags.parse_args()
-    how = "arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0"
+    args = parser(__doc__, teacher_file=True).parse_args()
     settings = {
         "method": "seed",
-        "teacher": f"file:{args.teacher_file}?{how}",
+        "teacher": f"file:{args.teacher_file}?{MOBILENETV2}",
         "size": 64,
         "teacher_size": 96,
         "lr": 3e-3,
