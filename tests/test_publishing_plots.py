@@ -87,6 +87,14 @@ def test_a_card_shows_its_pictures_and_says_what_is_on_them(publication: Publica
     )
 
 
+def test_a_student_that_went_on_from_other_weights_was_not_untrained(publication, tmp_path: Path) -> None:
+    went_on = dataclasses.replace(publication, settings=publication.settings | {"start": "runs/earlier"})
+    words = shown(went_on, tmp_path / "card")[CURVES]
+    assert "agreement from 10.0% to 35.0%, at the start 10.0%;" in words
+    text = (tmp_path / "card" / CARD).read_text()
+    assert "Dashed: the student at the start." in text and "Dashed: the student untrained." not in text
+
+
 def test_what_there_is_nothing_to_show_of_is_not_there(publication: Publication, tmp_path: Path) -> None:
     shown(publication, tmp_path / "card")
     bare = dataclasses.replace(publication, measured=(), curves=())

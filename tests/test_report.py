@@ -201,8 +201,16 @@ def test_without_a_teacher_the_student_stands_alone(run: Path) -> None:
     assert (neighbours.count(" Student "), mapped.count(" Student ")) == (QUERIES, 1)
     assert "Teacher" not in text
     assert "Agreement" not in text
+    assert "Dashed: the student untrained." in text
     assert "View retrieval 50.0% untrained 25.0%" in text
     assert "method moco, without a teacher" in text.lower()
+
+
+def test_a_student_that_went_on_from_other_weights_was_not_untrained(run: Path) -> None:
+    log = [look(0, None), step(4, 5.5, 8.0), look(4, None, view_retrieval=0.5, score=0.5)]
+    write_run(run, log, method="moco", teacher="", start="runs/earlier")
+    text = words(html_of(run))
+    assert "View retrieval 50.0% at the start 25.0%" in text and "Dashed: the student at the start." in text
 
 
 def test_a_teacher_that_is_gone_costs_its_row_only(run: Path, tmp_path: Path) -> None:
@@ -366,7 +374,7 @@ def test_ticks_are_round_even_and_enclose(low: float, high: float) -> None:
 
 def test_a_curve_labels_its_ticks_apart_and_stays_inside() -> None:
     points = [(0.0, 0.072), (128.0, 0.081), (256.0, 0.08)]
-    svg = draw(Curve("Agreement", "", points, "%", marked=128.0, untrained=0.072))
+    svg = draw(Curve("Agreement", "", points, "%", marked=128.0, first=0.072))
     labels = re.findall(r"<text[^>]*>([\d.]+%)", svg)
     assert len(labels) == len(set(labels)) >= 3
     assert svg.count('class="best"') == svg.count("class=best") + 1 == 1

@@ -24,7 +24,7 @@ def test_each_class_has_its_curve_the_best_first() -> None:
     html = draw_precision_recall(comparison({"worse": [0.25] * 101, "<b>": STEP}, {"<b>": [0.0] * 101}))
     first, second = re.findall(r"<figure.*?</figure>", html)
     assert "&lt;b&gt;</b> AP50 50.5, untrained 0.0" in first and "worse</b> AP50 25.0<" in second
-    assert first.count("class=untrained") == 1 and "class=untrained" not in second
+    assert first.count("class=before") == 1 and "class=before" not in second
     path = re.search(r'class=line d="M([^"]+)"', first)
     assert path is not None
     points = [tuple(map(float, point.split())) for point in path[1].split("L")]

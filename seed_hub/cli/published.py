@@ -180,10 +180,10 @@ def _curves(record: RunRecord) -> tuple[Curve, ...]:
     if record.looks:
         key, share, does = headline_metric(record.looks[-1])
         points = tuple((look["images"], look[key]) for look in record.looks if look.get(key) is not None)
-        untrained = record.untrained.get(key) if record.untrained else None
+        first = record.first.get(key) if record.first else None
         best = record.best["images"] if record.best else None
         found.insert(
-            0, Curve(key.replace("_", " "), points, f"share {share} that {does}", untrained, best, share=True)
+            0, Curve(key.replace("_", " "), points, f"share {share} that {does}", first, best, share=True)
         )
     return tuple(curve for curve in found if len(curve.points) > 1)
 

@@ -10,6 +10,7 @@ from seed_hub.project import GITHUB_REPOSITORY, HUB_ORGANISATION
 from seed_hub.publishing.plots import BARS, CURVES, curves_in_words, scores_in_words
 from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
 from seed_hub.publishing.usage import blocks
+from seed_hub.training.settings import before_training
 
 TASK = "image-feature-extraction"
 
@@ -176,11 +177,12 @@ def _curves(publication: Publication) -> str:
     if not curves:
         return ""
     notes = [f"{curve.title}: {curve.note}." for curve in curves if curve.note]
-    if any(curve.untrained is not None for curve in curves):
-        notes.append("Dashed: the untrained student.")
+    before = before_training(publication.settings.get("start", ""))
+    if any(curve.first is not None for curve in curves):
+        notes.append(f"Dashed: the student {before}.")
     if any(curve.marked is not None for curve in curves):
         notes.append("Ring: where these weights were saved.")
-    return f"![{curves_in_words(curves)}]({CURVES})" + ("\n\n" + " ".join(notes) if notes else "")
+    return f"![{curves_in_words(curves, before)}]({CURVES})" + ("\n\n" + " ".join(notes) if notes else "")
 
 
 def _cost(publication: Publication) -> str:

@@ -39,12 +39,12 @@ def pictures(publication: Publication) -> dict[str, bytes]:
     return found
 
 
-def curves_in_words(curves: Sequence[Curve]) -> str:
-    """For those who do not see them."""
+def curves_in_words(curves: Sequence[Curve], before: str) -> str:
+    """For those who do not see them. ``before``: what the student was before the first step."""
     return _plain(
         "; ".join(
             f"{curve.title} from {_value(curve, curve.points[0][1])} to {_value(curve, curve.points[-1][1])}"
-            + ("" if curve.untrained is None else f", untrained {_value(curve, curve.untrained)}")
+            + ("" if curve.first is None else f", {before} {_value(curve, curve.first)}")
             for curve in curves
         )
         + f"; over {curves[0].points[-1][0]:,.0f} images seen"
@@ -68,8 +68,8 @@ def _draw_curves(curves: Sequence[Curve]) -> Figure:
             from scipy.ndimage import uniform_filter1d
 
             axes.plot(seen, uniform_filter1d(values, len(values) // 20, mode="nearest"), color=ACCENT, lw=1.8)
-        if curve.untrained is not None:
-            axes.axhline(curve.untrained, color=SOFT, lw=1.2, ls=(0, (4, 3)))
+        if curve.first is not None:
+            axes.axhline(curve.first, color=SOFT, lw=1.2, ls=(0, (4, 3)))
         if curve.marked in seen:
             axes.plot(
                 curve.marked, values[seen.index(curve.marked)], "o", mfc="white", mec=ACCENT, ms=7, mew=1.8

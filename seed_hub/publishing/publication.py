@@ -64,8 +64,8 @@ class Curve:
     """(images seen, value), two or more"""
     note: str = ""
     """what it means"""
-    untrained: float | None = None
-    """of the untrained student"""
+    first: float | None = None
+    """before the first step"""
     marked: float | None = None
     """images seen when the published weights were saved"""
     share: bool = False

@@ -28,8 +28,8 @@ class Curve:
     """written behind a value; "%" for shares, which are given from 0 to 1"""
     marked: float | None = None
     """images seen at the best look"""
-    untrained: float | None = None
-    """value of the untrained student: a dashed line"""
+    first: float | None = None
+    """value before the first step: a dashed line"""
     smooth: bool = False
     """draw a moving average over the raw line, where there are many points"""
 
@@ -44,7 +44,7 @@ def draw(curve: Curve) -> str:
     """``<figure>`` with the curve; empty without at least one point."""
     if not curve.points:
         return ""
-    values = [y for _, y in curve.points] + ([] if curve.untrained is None else [curve.untrained])
+    values = [y for _, y in curve.points] + ([] if curve.first is None else [curve.first])
     last_x = max(x for x, _ in curve.points) or 1.0
     ticks = nice_ticks(min(values), max(values))
     low, high = ticks[0], ticks[-1]
@@ -56,9 +56,9 @@ def draw(curve: Curve) -> str:
         )
 
     parts = [_grid(curve, ticks, last_x, at)]
-    if curve.untrained is not None:
-        (x1, y), (x2, _) = at(0, curve.untrained), at(last_x, curve.untrained)
-        parts.append(f'<path class="untrained" d="M{x1:.1f} {y:.1f}H{x2:.1f}"/>')
+    if curve.first is not None:
+        (x1, y), (x2, _) = at(0, curve.first), at(last_x, curve.first)
+        parts.append(f'<path class="before" d="M{x1:.1f} {y:.1f}H{x2:.1f}"/>')
     smoothed = curve.smooth and len(curve.points) >= SMOOTHED_FROM
     if smoothed:
         parts.append(_line(curve.points, at, "raw"))

@@ -71,7 +71,7 @@ def _figure(name: str, precision: list[float], untrained: list[float] | None) ->
     compared = "" if untrained is None else f", untrained {100 * fmean(untrained):.1f}"
     parts = [_grid()]
     if untrained is not None:
-        parts.append(f'<path class=untrained d="{_path(untrained)}"/>')
+        parts.append(f'<path class=before d="{_path(untrained)}"/>')
     parts.append(f'<path class=line d="{_path(precision)}"/>')
     return (
         f"<figure class=curve><figcaption><b>{escape(name)}</b> {score}{compared}</figcaption>"

@@ -79,8 +79,8 @@ def _title(run: RunRecord) -> str:
 
 
 def _tiles(run: RunRecord) -> str:
-    """The key numbers: trained beside untrained."""
-    shown = run.best or run.untrained
+    """The key numbers: now beside before."""
+    shown = run.best or run.first
     tiles: list[tuple[str, str, str]] = []
     if shown:
         names = [("agreement", "Agreement", "{:.1%}"), ("cosine", "Cosine to the teacher", "{:.3f}")]
@@ -93,7 +93,7 @@ def _tiles(run: RunRecord) -> str:
         ]
         for key, title, form in names:
             if shown.get(key) is not None:
-                before = f"untrained {form.format(run.untrained[key])}" if run.untrained else ""
+                before = f"{run.before} {form.format(run.first[key])}" if run.first else ""
                 tiles.append((title, form.format(shown[key]), before))
     seconds = run.seconds
     rate = f"{run.images_seen / seconds:,.0f} images/s" if seconds else ""

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seed_hub.training.settings import before_training
+
 if TYPE_CHECKING:
     from seed_hub.training.settings import RunSettings
 
@@ -38,9 +40,14 @@ class RunRecord:
         return [line for line in self.log if line.get("event") == "look"]
 
     @property
-    def untrained(self) -> dict[str, Any] | None:
+    def first(self) -> dict[str, Any] | None:
         """The look before the first step."""
         return self.looks[0] if self.looks and self.looks[0]["step"] == 0 else None
+
+    @property
+    def before(self) -> str:
+        """What the student was at that look."""
+        return before_training(self.settings.start)
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -83,11 +90,11 @@ class RunRecord:
             return "The run has not reported a step yet."
         left = duration(self.steps[-1]["seconds_left"])
         text = f"{self.images_seen:,} images seen, about {left} to go when it last reported"
-        if not self.best or not self.untrained:
+        if not self.best or not self.first:
             return text + "."
         key, share, does = headline_metric(self.best)
-        now, before = self.best[key], self.untrained[key]
-        return f"{text}. So far {now:.1%} {share} {does} (untrained {before:.1%})."
+        now, before = self.best[key], self.first[key]
+        return f"{text}. So far {now:.1%} {share} {does} ({self.before} {before:.1%})."
 
 
 def headline_metric(look: dict[str, Any]) -> tuple[str, str, str]:

@@ -42,17 +42,17 @@ def curves(run: RunRecord) -> Section:
         points = [(look["images"], look[key]) for look in run.looks if look.get(key) is not None]
         found.append(_look_curve(run, key, meaning, unit, points))
     drawn = [figure for figure in map(draw, found) if figure]
-    lead = "Over images seen. Dashed: the untrained student. Ring: the look best/ was saved at."
+    lead = f"Over images seen. Dashed: the student {run.before}. Ring: the look best/ was saved at."
     return "Curves", lead, _grid(drawn) if drawn else "<p>Nothing to draw yet.</p>"
 
 
 def _look_curve(
     run: RunRecord, key: str, meaning: str, unit: str, points: list[tuple[float, float]]
 ) -> Curve:
-    untrained: dict[str, Any] = run.untrained or {}
+    first: dict[str, Any] = run.first or {}
     title = {"knn": "k-NN"}.get(key, key.replace("_", " ").capitalize())
     best = run.best["images"] if run.best else None
-    return Curve(title, meaning, points, unit, marked=best, untrained=untrained.get(key))
+    return Curve(title, meaning, points, unit, marked=best, first=first.get(key))
 
 
 def measured(run: RunRecord, results: Sequence[Path], pictures: Path | None) -> list[Section]:

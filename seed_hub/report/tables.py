@@ -32,8 +32,8 @@ def looks_table(run: RunRecord) -> str:
     rows = []
     for look in run.looks:
         cells = [columns[key][1].format(look[key]) if look.get(key) is not None else "" for key in used]
-        note = "untrained" if look is run.untrained else "best" if look is best else ""
-        rows.append((note, [*cells, note]))
+        mark = "before" if look is run.first else "best" if look is best else ""
+        rows.append((mark, [*cells, run.before if look is run.first else mark]))
     return _table([*(columns[key][0] for key in used), ""], rows, "numbers")
 
 

@@ -20,7 +20,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.eval.knn import knn_accuracy, neighbours
 from seed_hub.eval.representation import NEIGHBOURS, effective_rank, neighbour_overlap
 from seed_hub.training.method import Method
-from seed_hub.training.settings import RunSettings
+from seed_hub.training.settings import RunSettings, before_training
 from seed_hub.training.views import make_view, view_rng, whole_view
 
 # View numbers no run of training reaches: the held-out views never coincide with a training view.
@@ -155,11 +155,11 @@ def enlarge(pixels: Tensor, size: int) -> Tensor:
     return interpolate(pixels, size=(size, size), mode="bilinear", antialias=size < pixels.shape[-1])
 
 
-def verdict(first: Look, best: Look, n: int, *, started: bool = False) -> str:
+def verdict(first: Look, best: Look, n: int, start: str = "") -> str:
     """One sentence: did it work, against the untrained student?
 
     Args:
-        started: the student had other weights to start from, and need not have gained much on them.
+        start: where the student's weights came from; with others than random ones it need not have gained much on them.
     """
     rank = f"effective rank {first.effective_rank:.0f} -> {best.effective_rank:.0f}"
     known = f", chance {1 / n:.1%}"
@@ -174,7 +174,7 @@ def verdict(first: Look, best: Look, n: int, *, started: bool = False) -> str:
         what = "of held-out images are found again from another view"
     gain = now - before
     enough = now > 1.5 * before and gain > 0.05
-    numbers = f"{now:.1%} {what} ({'at the start' if started else 'untrained'} {before:.1%}{known}), {rank}"
+    numbers = f"{now:.1%} {what} ({before_training(start)} {before:.1%}{known}), {rank}"
     if best.agreement is not None and best.accuracy is not None:
         numbers += f", {best.accuracy:.1%} of held-out images get their class"
     if best.agreement is not None and n < LEAST_HELD_OUT:
@@ -184,7 +184,7 @@ def verdict(first: Look, best: Look, n: int, *, started: bool = False) -> str:
     if enough:
         return f"It worked: {numbers}."
     of_classes = best.agreement is None and best.accuracy is not None  # by a classifier that is always new
-    if started and not of_classes and gain > -0.01:
+    if start and not of_classes and gain > -0.01:
         return f"It kept what it started with ({100 * gain:+.1f} points): {numbers}."
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."

@@ -154,7 +154,7 @@ class Pupil:
         if not self.writes:
             return None
         untrained, best = self.looks[0], max(self.looks[1:], key=lambda look: look.score)
-        text = verdict(untrained, best, len(self.monitor.pixels), started=bool(self.settings.start))
+        text = verdict(untrained, best, len(self.monitor.pixels), start=self.settings.start)
         self.folder.write_json(
             "verdict.json", {"verdict": text, "untrained": asdict(untrained), "best": asdict(best)}
         )

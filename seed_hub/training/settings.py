@@ -85,3 +85,8 @@ class RunSettings:
     """largest share of unreadable images to go on with"""
     allow_random_teacher: bool = False
     """for tests only: accept a teacher whose weights are random"""
+
+
+def before_training(start: str) -> str:
+    """What a student is before the first step of a run whose ``--start`` is ``start``."""
+    return "at the start" if start else "untrained"

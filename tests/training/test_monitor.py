@@ -36,13 +36,13 @@ def test_the_verdict_is_against_the_untrained_student(after, rank, word):
     ],
 )
 def test_a_student_that_started_from_other_weights_is_measured_against_them(after, words):
-    said = verdict(_look(0.5), _look(after), 2000, started=True)
+    said = verdict(_look(0.5), _look(after), 2000, start="runs/earlier")
     assert words in said and "(at the start 50.0%" in said
 
 
 def test_a_classifier_that_learnt_nothing_kept_nothing():
     look = Look(0.005, None, None, 0.5, 50.0, None, accuracy=0.005)
-    assert verdict(look, look, 2000, started=True).startswith(
+    assert verdict(look, look, 2000, start="runs/earlier").startswith(
         "It did not work: 0.5% of held-out images get their class"
     )
 
