@@ -50,6 +50,10 @@ def test_every_row_is_a_command_of_this_package(scripts, monkeypatch):
             assert ("teacher" in run) == row.teacher == method_class(row.method).needs_teacher
         names = [str(row) for row in table]
         assert len(set(names)) == len(names)
+    two = next(row for row in rows.ABLATIONS if str(row) == "cc_two_teachers")
+    distill(compare.command(two, 0, args)[1:])
+    run, _ = taken.pop()
+    assert run["teacher"] == "seed:t" and len(run["more_teachers"]) == 1
 
 
 def _shard(path, count, seed):

@@ -2,6 +2,7 @@
 
     python training/compare_methods/compare.py methods --data tiny-imagenet-200 --teacher 'seed:runs/moco_resnet18?head=none' --out runs/compare
     python training/compare_methods/compare.py methods_supervised --data tiny-imagenet-200 --teacher seed:runs/classifier_resnet18 --out runs/compare
+    python training/compare_methods/compare.py ablations --data tiny-imagenet-200 --teacher seed:seed_resnet18.moco_r18_tin200 --out runs/ablations
 
 Each row is a ``seed-hub`` command, printed before it runs. A row that is done is not done again, one that was stopped goes
 on where it was, so the same command finishes an interrupted table; ``--only`` shares the rows out among processes. Then

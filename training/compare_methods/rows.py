@@ -25,6 +25,7 @@ SHARED = {
 }
 QUEUE = {"--queue-size": "16384"}
 CONTRAST = {"--queue-size": "4096", "--key-momentum": "0.99", "--temperature": "0.1"}
+SEED = QUEUE | {"--student-temperature": "0.07", "--teacher-temperature": "0.04"}
 # The learning rates at which seed and moco did best in trials on the same images.
 TAUGHT, ALONE = "0.003", "0.001"
 
@@ -45,7 +46,7 @@ class Row:
 
 
 LABEL_FREE = [
-    Row("seed", flags=QUEUE | {"--student-temperature": "0.07", "--teacher-temperature": "0.04"}, seeds=2),
+    Row("seed", flags=SEED, seeds=2),
     Row("moco", flags=CONTRAST, teacher=False, seeds=2),
     Row("simreg", seeds=2),
     Row("compress", flags=QUEUE),
@@ -59,11 +60,7 @@ LABEL_FREE = [
     Row("rkd"),
     Row("pkt"),
     Row("cc"),
-    Row(
-        "seed",
-        "seed_small_patch",
-        QUEUE | {"--student-temperature": "0.07", "--teacher-temperature": "0.04", "--preset": "small-patch"},
-    ),
+    Row("seed", "seed_small_patch", SEED | {"--preset": "small-patch"}),
     Row("esvit", flags={"--out-dim": "4096", "--first-momentum": "0.99"}, teacher=False),
 ]
 
@@ -76,4 +73,16 @@ SUPERVISED = [
     ),
 ]
 
-TABLES = {"methods": LABEL_FREE, "methods_supervised": SUPERVISED}
+# One thing changed at a time. Small patches, four times the cost of a step, are among the methods above.
+ABLATIONS = [
+    Row("cc"),
+    Row("cc", "cc_lr_0.001", {"--lr": "0.001"}),
+    Row("cc", "cc_lr_0.006", {"--lr": "0.006"}),
+    Row("cc", "cc_two_teachers", {"--teacher": "seed:seed_mobilenetv3_large.moco_r18_tin200"}),
+    Row("seed", flags=SEED),
+    Row("seed", "seed_paper_temperatures", QUEUE),
+    Row("seed", "seed_narrow_head", SEED | {"--hidden-width": "0"}),
+    Row("seed", "seed_symmetric", SEED | {"--preset": "plus"}),
+]
+
+TABLES = {"methods": LABEL_FREE, "methods_supervised": SUPERVISED, "ablations": ABLATIONS}
