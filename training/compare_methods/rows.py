@@ -77,7 +77,6 @@ SUPERVISED = [
 ABLATIONS = [
     Row("cc"),
     Row("cc", "cc_lr_0.001", {"--lr": "0.001"}),
-    Row("cc", "cc_lr_0.006", {"--lr": "0.006"}),
     Row("cc", "cc_two_teachers", {"--teacher": "seed:seed_mobilenetv3_large.moco_r18_tin200"}),
     Row("seed", flags=SEED),
     Row("seed", "seed_paper_temperatures", QUEUE),
