@@ -6,9 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
 from seed_hub.errors import SeedHubError
@@ -16,6 +17,9 @@ from seed_hub.machine import resolve_precision
 from seed_hub.training.settings import RunSettings
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# How long processes wait for each other. The first one checks every image while the others wait: a million of them on a
+# network file system take longer than NCCL's ten minutes, after which the others would give up.
+PATIENCE = timedelta(hours=6)
 
 
 def build_accelerator(settings: RunSettings) -> Accelerator:
@@ -39,7 +43,10 @@ def build_accelerator(settings: RunSettings) -> Accelerator:
         cpu=kind == "cpu",
         mixed_precision="bf16" if resolve_precision(settings.precision, kind) == "bf16" else "no",
         # Buffers stay each process's own: queues are the same everywhere already, and would cost 33 MB a step.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
 
 

@@ -122,7 +122,8 @@ def assemble(
             if settings.stream
             else images_of(settings, progress, only_labelled=cls.needs_labels)
         )
-    teachers = load_teachers(settings, reads) if cls.needs_teacher else []
+    with accelerator.local_main_process_first():  # on each machine one fetches them, the others find them there
+        teachers = load_teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
     check_teachers(teachers, held_out, settings)
     cache = labels = None
