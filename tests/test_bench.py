@@ -16,7 +16,7 @@ from seed_hub.bench.measure import ratios
 from seed_hub.bench.photos import SIDES, write_photos
 from seed_hub.bench.reference import ReferenceSeed, reference_loss, reference_views
 from seed_hub.bench.settings import BenchSettings
-from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
+from seed_hub.bench.timing import Timing, peak_megabytes, sustained, take_turns
 from seed_hub.cli import main
 from seed_hub.data import open_images
 from seed_hub.training.methods.seed import seed_loss
@@ -101,7 +101,30 @@ def test_the_command_measures_and_records(tmp_path, capsys):
     assert line["ratios"]["raw_cached/floor"] == pytest.approx(
         line["seconds"]["raw_cached"] / line["seconds"]["floor"]
     )
+    assert line["images_per_second_sustained"] == {}  # this process loads the images itself
     assert line["settings"]["label"] == "small" and line["settings"]["queue_size"] == 64
+
+
+def test_what_was_loaded_ahead_does_not_count():
+    """Four of twenty that lie ready take no time, the others a hundredth of a second each."""
+    done = []
+
+    def way():
+        done.append(0)
+        time.sleep(0 if len(done) <= 4 else 0.01)
+
+    assert 0.01 <= sustained(way, torch.device("cpu"), 4) < 0.02
+    assert len(done) == 20
+
+
+def test_processes_that_load_are_measured_in_the_long_run(tmp_path, capsys):
+    out = tmp_path / "bench.jsonl"
+    assert main(["bench", *f"{SMALL} --only live --workers 1 --out {out}".split()]) == 0
+    (rate,) = json.loads(out.read_text())["images_per_second_sustained"].values()
+    assert (
+        f"in the long run, when what was loaded ahead is used up, images/s: live {rate:,.1f}"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

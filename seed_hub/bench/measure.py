@@ -14,13 +14,14 @@ from seed_hub.bench.ceiling import bandwidth, gflops, products
 from seed_hub.bench.ground import Ground, lay_ground
 from seed_hub.bench.limit import Machine, layers_of, limits
 from seed_hub.bench.settings import BenchSettings
-from seed_hub.bench.timing import Timing, peak_megabytes, take_turns
+from seed_hub.bench.timing import Timing, peak_megabytes, sustained, take_turns
 from seed_hub.bench.ways import Way, reference_step, stages_of, step_of
 from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError, nearest
-from seed_hub.machine import has_amx, resolve_precision
+from seed_hub.machine import has_amx, loading_processes, resolve_precision
 from seed_hub.teachers import load_teacher
 from seed_hub.training.device import build_accelerator
+from seed_hub.training.job import PREFETCH
 from seed_hub.training.settings import RunSettings
 
 STEPS = ("reference", "live", "cached", "packed", "packed_cached", "raw", "raw_cached")
@@ -48,6 +49,7 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
             shares = _of_limit(
                 asked, ground, timings, machine, resolve_precision(asked.precision, device.type)
             )
+            lasting = _lasting(asked, ways, device, say)
             peaks = {
                 name: peak_megabytes(way, device) for name, way in ways.items() if name in (*STEPS, TOGETHER)
             }
@@ -57,6 +59,7 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         "turns": {name: list(timing.seconds) for name, timing in timings.items()},
         "peak_mb": peaks,
         "images_per_second": {name: asked.batch_size / timing.median for name, timing in timings.items()},
+        "images_per_second_sustained": lasting,
         "ratios": ratios(timings, asked),
         "device": str(device),
         "amx": has_amx(),
@@ -64,6 +67,18 @@ def bench(asked: BenchSettings, say: Callable[[str], None] = lambda _: None) -> 
         "gigabytes_per_second": moved / 1e9,
         "of_limit": shares,
     }
+
+
+def _lasting(
+    asked: BenchSettings, ways: dict[str, Way], device: torch.device, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Images per second of each step in the long run, by the clock, where processes load the images; else nothing: what a
+    few steps take from batches that lie ready tells nothing of how fast these are made."""
+    ahead = PREFETCH * loading_processes(asked.workers)
+    steps = {name: way for name, way in ways.items() if name in (*STEPS, TOGETHER)} if ahead else {}
+    if steps:
+        say(f"and {5 * ahead} steps in a row, until what was loaded ahead is used up")
+    return {name: asked.batch_size / sustained(way, device, ahead) for name, way in steps.items()}
 
 
 def _of_limit(

@@ -68,6 +68,25 @@ def timed(way: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def sustained(way: Callable[[], object], device: torch.device, ahead: int) -> float:
+    """Seconds of wall-clock time that ``way`` takes in the long run, where processes prepare what it needs.
+
+    Args:
+        ahead: how often it can be done with what they have prepared already: that often it is done uncounted, and then four
+            times that often, since they deliver in bursts.
+    """
+    for _ in range(ahead):
+        way()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(4 * ahead):
+        way()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return (time.perf_counter() - start) / (4 * ahead)
+
+
 def peak_megabytes(way: Callable[[], object], device: torch.device) -> float | None:
     """Memory that ``way`` needs at its peak beyond what was held before it, in MB; None where it cannot be told."""
     if device.type == "cuda":

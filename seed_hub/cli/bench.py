@@ -52,6 +52,9 @@ def _print(asked: Any, found: dict[str, Any]) -> None:
         f"meanwhile products of matrices reached {reached} GFLOP/s, and a copy {found['gigabytes_per_second']:,.0f} GB/s"
     )
     show(table(body, ["", "ms", "spread", "images/s", "of live", "peak MB"]))
+    if lasting := found["images_per_second_sustained"]:
+        rates = ", ".join(f"{name} {rate:,.1f}" for name, rate in lasting.items())
+        show(f"in the long run, when what was loaded ahead is used up, images/s: {rates}")
     shares = {f"limit/{name}": share for name, share in found["of_limit"].items()}
     body = [[name, f"{value:.2f}"] for name, value in (found["ratios"] | shares).items()]
     show(table(body, ["ratio", ""]))

@@ -155,14 +155,24 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         raise SeedHubError(f"{flag} is {value}: it must be at most {most}.")
 
 
-def check_views(method: Method, settings: RunSettings) -> None:
-    """No crop is larger than the whole view."""
-    largest = max(view.size for view in method.view_settings(whole_view(settings)))
+def check_views(method: Method, settings: RunSettings, teachers: Sequence[Frozen]) -> None:
+    """No crop is larger than the whole view, and student and teachers take the smaller ones."""
+    sizes = {view.size for view in method.view_settings(whole_view(settings))} - {settings.size}
+    largest = max(sizes, default=0)
     if largest > settings.size:
         raise SeedHubError(
             f"Crops of {largest} px are larger than the whole view of {settings.size} px: lower --small-size or --local-size, "
             "or raise --size."
         )
+    flag = "--small-size or --local-size"
+    training = method.student.training
+    method.student.eval()
+    for size in sorted(sizes):
+        shapes_of(method.student, size, f'The student "{settings.student}"', flag)
+        for teacher in teachers:
+            seen = round(settings.teacher_size * size / settings.size) or size
+            shapes_of(teacher, seen, f'The teacher "{teacher.name}"', flag)
+    method.student.train(training)
 
 
 def teacher_shapes(reads: frozenset[str], teacher: Frozen, settings: RunSettings) -> Shapes:

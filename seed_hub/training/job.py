@@ -28,6 +28,7 @@ from seed_hub.training.teacher_cache.reading import TeacherCache
 from seed_hub.training.view_loading import in_parts, views_dataset
 from seed_hub.training.views import whole_view
 
+PREFETCH = 4  # batches that each loading process has ready
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +70,7 @@ def load_views(job: Job, first: int, last: int, *, free: int | None = None) -> D
     options: dict[str, Any] = {
         "batch_sampler": _batches(job, first, last),
         "num_workers": workers,
-        "prefetch_factor": 4 if workers else None,
+        "prefetch_factor": PREFETCH if workers else None,
         "pin_memory": accelerator.device.type == "cuda",
         # Views have generators of their own. Without this the loader would draw from torch's global state at every
         # start, and a resumed run would differ from an uninterrupted one.

@@ -122,7 +122,9 @@ def assemble(
             if settings.stream
             else images_of(settings, progress, only_labelled=cls.needs_labels)
         )
-    with accelerator.local_main_process_first():  # on each machine one fetches them, the others find them there
+    with (
+        accelerator.local_main_process_first()
+    ):  # on each machine one fetches them, the others find them there
         teachers = load_teachers(settings, reads) if cls.needs_teacher else []
     taught = tuple(teacher_shapes(reads, teacher, settings) for teacher in teachers)
     check_teachers(teachers, held_out, settings)
@@ -141,7 +143,7 @@ def assemble(
         task = Task(shapes, taught, count, classes, settings.seed, labels, start_head)
         set_random_state(random)
         method = cls(student.train(), own, task)
-        check_views(method, each)
+        check_views(method, each, teachers)
         pupils.append(Pupil(method, each, folder))
     if accelerator.is_main_process:
         for each, folder in zip(runs, folders, strict=True):

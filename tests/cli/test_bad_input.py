@@ -137,6 +137,10 @@ def test_crops_that_cannot_be_cut(
     ]
     words += ["--small-patches", "2"]
     assert "Crops of 40 px are larger than the whole view of 32 px" in refused(*words, "--small-size", "40")
+    words[words.index("--student") + 1] = "seed_vit_tiny"
+    said = refused(*words, "--small-size", "14")
+    assert 'The student "seed_vit_tiny" does not take images of 14 px' in said
+    assert "choose another --small-size" in said
     for scale in (["0.5", "0.2"], ["0", "0.2"], ["0.5"], ["0.5", "1.5"]):
         assert f"--small-scale is {scale[0]}" in refused(*words, "--small-scale", *scale)
 

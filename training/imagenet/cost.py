@@ -1,18 +1,20 @@
-"""What a recipe costs: operations, which can be counted, and days, which have to be measured.
+"""What a recipe costs: operations, which can be counted; hours at the pace of a published run; days, which have to be measured.
 
-Legend: W devices.
+Legend: D width of an embedding, K rows of the queue, W devices.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from rows import Row
+from rows import ALONE, Row
 from torch.utils.flop_counter import FlopCounterMode
 
 from seed_hub.catalog import find_student
@@ -25,16 +27,39 @@ sys.path.insert(0, str(ROOT))  # for eval/, which no wheel ships
 from eval.scaling import IMAGENET  # noqa: E402
 
 SIDE, SMALL_SIDE = 224, 96
+PACE = ROOT / "eval" / "results" / "published" / "cost.jsonl"
 
 
 def operations(row: Row, student: str) -> float:
-    """Of the whole recipe, a multiply-accumulate counted as two: the frozen network's forward pass of each view, and three
-    forward passes of the student, as a backward pass is counted as two. The loss, the head and the pictures are left out.
+    """Of the whole recipe, a multiply-accumulate counted as two: the frozen network's forward pass of each view, three
+    forward passes of the student, as a backward pass is counted as two, and the products with the queue. Heads and pictures
+    are left out.
     """
     own = find_student(student).macs
     # Without a teacher, the moving average of the student sees as many views.
     frozen = macs_of(row.arch) if row.arch else own
-    return 2.0 * (frozen + 3 * own) * IMAGENET * float(row.flags["--epochs"]) * whole_views(row)
+    networks = (frozen + 3 * own) * whole_views(row)
+    # Of each view with K rows of D: similarities, and the rows weighted by them; of teacher and student, or of the query.
+    products = 2 * (2 if row.teacher else 1) * int(row.flags.get("--queue-size", 0)) * row.width
+    views = 1 + int(row.flags.get("--small-patches", 0))
+    return 2.0 * (networks + products * views) * IMAGENET * float(row.flags["--epochs"])
+
+
+def in_words(row: Row, student: str) -> str:
+    """Operations, and hours of the device of a published run at its pace."""
+    count, known = operations(row, student), timed_run()
+    hours = float(f"{count * known['pace']:.2g}")
+    return (
+        f"{count / 1e18:,.1f} x 10^18 operations for {student.removeprefix('seed_')}, {hours:,.0f} {known['device']} hours at "
+        "the pace of MoCo v2's own run"
+    )
+
+
+def timed_run() -> dict[str, Any]:
+    """The run whose time is published, MoCo v2's ResNet-50: devices, their hours, and ``pace``, their hours for an operation."""
+    known: dict[str, Any] = json.loads(PACE.read_text("utf-8"))
+    spent = known["devices"] * known["hours"]
+    return known | {"pace": spent / operations(Row(ALONE), known["student"])}
 
 
 def whole_views(row: Row) -> float:
@@ -76,11 +101,13 @@ def estimate(row: Row, students: Sequence[str], more: Sequence[str]) -> str:
     if (
         torch.cuda.is_available()
     ):  # there seconds are counted, not those of one core, which would wait for the images
-        words += ["--workers", "-1"]
+        words += ["--workers", "-1", "--batch-size", row.flags["--batch-size"]]
     if students[1:]:
         words += ["--together", *students[1:]]
     found = bench([*words, *more])
-    rate = found["images_per_second"]["together" if students[1:] else "live"]
+    which = "together" if students[1:] else "live"
+    # Where processes load the images, a few steps take what lay ready.
+    rate = (found["images_per_second_sustained"] or found["images_per_second"])[which]
     days = IMAGENET * float(row.flags["--epochs"]) * whole_views(row) / rate / 86400
     patches = ", small patches by their pixels" if whole_views(row) > 1 else ""
     return (

@@ -1,7 +1,7 @@
 """Students of DINOv2's ViT-S/14, by its class token; 224 px are 16 x 16 patches, its position embeddings are resampled.
 
 Claim: none published; not measured here yet.
-Cost: docs/imagenet.md; --estimate for this machine.
+Cost: 6.0 x 10^18 operations for resnet18, 300 V100 hours at the pace of MoCo v2's own run; docs/imagenet.md has others, --estimate is for this machine.
 
     torchrun --standalone --nproc-per-node=gpu training/imagenet/dinov2_vit_small.py --data imagenet/train --student seed_resnet18 --student seed_vit_tiny --out runs/dinov2_vit_small
 """

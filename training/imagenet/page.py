@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from cost import ROOT, operations
+from cost import ROOT, operations, timed_run
 from rows import RECALLED, Published, Row
 
 from eval.markdown import table
@@ -29,7 +29,8 @@ end: a test takes every one through two steps in miniature. `python training/ima
 {recipes}
 
 `FOLDER` is what `seed-hub convert` made of a published checkpoint; other teachers are fetched by their names. Each file opens
-with its commands; [training/launch](../training/launch) has what more than one machine needs.
+with its commands. [training/launch](../training/launch) has what more than one machine needs: it takes the words of `seed-hub`,
+which a recipe prints with `--show`.
 
 ## What is published
 
@@ -41,19 +42,32 @@ reports them; the files say which number was read where. Nothing has been measur
 
 {published}
 
+To measure a run as they are (RUN is its folder; what remains different: the paper tests on 224 of 256 pixels, this package on the
+whole centre square):
+
+    seed-hub eval linear --model RUN --data imagenet/train --test-data imagenet/val --protocol seed --no-normalize
+    seed-hub eval knn --model RUN --data imagenet/train --test-data imagenet/val --features projected --k 10 --temperature inf
+
+Where the published run differs from `--method seed`, its file says so:
+[seed_hub/training/methods/seed.py](../seed_hub/training/methods/seed.py). Temperatures of the teachers without published numbers
+are a first guess, found on small pictures: try two or three teacher temperatures on a share of the images (`--share 0.1`)
+before a long run.
+
 ## What it costs
 
 10^18 operations of a whole recipe, counted on shapes, a multiply-accumulate as two: the teacher's forward pass of every view
-and three of the student; small patches by their pixels.
+and three of the student, small patches by their pixels; and the products with the queue.
 
 {cost}
 
-Operations are not time: a MobileNet's take longer than a ResNet's. Any recipe tells the days of your machine with `--estimate`,
-which times a step on it:
+MoCo v2's own ResNet-50 run, `alone` here, is published with {timed[hours]} hours on {timed[devices]} {timed[device]}s, {timed[pace]} of
+their hours for 10^18 operations; at that pace the recipes state theirs. Operations are not time, though: a MobileNet's take longer
+than a ResNet's, and a later GPU's are faster.
+Any recipe tells the days of your machine with `--estimate`, which times a step on it:
 
     python training/imagenet/dinov2_vit_small.py --student seed_mobilenetv3_large --estimate
 
-[scaling.md](scaling.md) has the days that were measured for two teachers, and what many devices lose.
+[scaling.md](scaling.md) has days worked out from steps that were timed on one CPU core, and what many devices lose.
 """
 
 
@@ -85,6 +99,7 @@ def recipes() -> dict[str, Row]:
 def page() -> str:
     rows = recipes()
     claimed = {name: row for name, row in rows.items() if row.published}
+    timed = timed_run()
     sources = {number.source for row in claimed.values() for number in _numbers(row)} - {RECALLED}
     return TEXT.format(
         recipes=table(
@@ -96,6 +111,7 @@ def page() -> str:
         recalled=RECALLED,
         published=_by_student(claimed, _claim),
         cost=_by_student(rows, lambda row, student: f"{operations(row, student) / 1e18:,.1f}"),
+        timed=timed | {"pace": f"{1e18 * timed['pace']:.0f}"},
     )
 
 

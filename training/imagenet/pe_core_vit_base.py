@@ -1,7 +1,7 @@
 """Students of the Perception Encoder's ViT-B/16 (PE core), by its own attention pooling; it is fed pixels from -1 to 1.
 
 Claim: none published; not measured here yet.
-Cost: docs/imagenet.md; --estimate for this machine.
+Cost: 12.0 x 10^18 operations for resnet18, 610 V100 hours at the pace of MoCo v2's own run; docs/imagenet.md has others, --estimate is for this machine.
 
     torchrun --standalone --nproc-per-node=gpu training/imagenet/pe_core_vit_base.py --data imagenet/train --student seed_resnet18 --student seed_vit_tiny --out runs/pe_core_vit_base
 """

@@ -10,14 +10,15 @@ to go on (--resume):
     --optimizer adamw --weight-decay 0.02 --clip 1   for a ViT beside the paper's SGD
     --batch-size 1024                                of all processes together; the learning rate follows
 
-With --estimate nothing is trained: `seed-hub bench` times the step on this machine, with flags of its own (--data, --batch-size,
---workers), and the days of the whole recipe follow.
+Nothing is trained with --show, which prints the words of `seed-hub`, for ../launch; nor with --estimate: `seed-hub bench` times
+the step on this machine, with flags of its own (--data, --batch-size, --workers), and the days of the whole recipe follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ PAPER = {
     "--hidden-width": "0",
 }
 SMALL_PATCHES = {"--small-patches": "6"}
-# For teachers whose own features are compared, without a head that was trained for such a comparison: the temperatures and
-# the optimiser of ../tin200, by which a ViT can share the teacher pass with convolutions. Not tuned on ImageNet.
+# For teachers whose own features are compared, without a head that was trained for such a comparison: the temperatures of
+# ../compare_methods, found on small pictures with a teacher whose features are all positive, and an optimiser by which a ViT
+# can share the teacher pass with convolutions. A first guess for these teachers.
 FEATURES = {
     "--epochs": "200",
     "--batch-size": "256",
@@ -54,7 +56,8 @@ FEATURES = {
     "--teacher-temperature": "0.04",
     "--hidden-width": "2048",
 }
-# MoCo v2's released settings, at 200 epochs.
+# MoCo v2's at 200 epochs, but for what keeps an encoder from telling keys apart by the statistics of their batch: the released
+# code shuffles keys between processes for it, here the other keys of the batch are negatives too (methods/moco.py).
 ALONE = {
     "--epochs": "200",
     "--batch-size": "256",
@@ -63,7 +66,6 @@ ALONE = {
     "--warmup-epochs": "0",
     "--queue-size": "65536",
     "--temperature": "0.2",
-    "--preset": "released-code",
     "--hidden-width": "0",
 }
 
@@ -149,6 +151,7 @@ def main(row: Row, about: str | None) -> None:
     parser.add_argument("--student", action="append", required=True, help="a network of the zoo, or of timm")
     if "{folder}" in row.teacher:
         parser.add_argument("--teacher-folder", help="what `seed-hub convert` made of the checkpoint")
+    parser.add_argument("--show", action="store_true", help="only print the words of seed-hub")
     parser.add_argument("--estimate", action="store_true", help="only time a step, and tell the days")
     args, more = parser.parse_known_args()
     try:
@@ -162,4 +165,7 @@ def main(row: Row, about: str | None) -> None:
     except SeedHubError as error:
         print(f"seed-hub: {error}", file=sys.stderr)
         sys.exit(2)
+    if args.show:
+        print("seed-hub", shlex.join(words))
+        return
     sys.exit(seed_hub(words))

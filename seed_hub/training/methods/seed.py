@@ -16,7 +16,8 @@ Where we differ: the teacher temperature is the paper's 0.01 (the released code'
 ``released-code``); the queue starts empty and grows, so that no step contrasts against random rows; the student's head
 is 2,048 wide (the paper: as wide as the student's features; 2,048 is worth 2.3 points of ImageNet linear accuracy in an
 independent re-run): preset ``paper``. The released small-patch code does not normalise the teacher's embeddings, which
-is harmless for its SwAV teachers only; here everything is normalised in one place.
+is harmless for its SwAV teachers only; here everything is normalised in one place. A small patch is blurred in proportion to its
+side (there: as much as a whole view). Students have no dropout (there EfficientNets and MobileNets keep theirs).
 
 Legend: B batch, D embedding width, K queue; z_s student, z_t teacher.
 """
