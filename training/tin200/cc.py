@@ -4,8 +4,8 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_mobilenetv3_large --lr 2e-3
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 2e-3
-    python training/tin200/cc.py --data tiny-imagenet-200 --out runs \\
-        --student seed_resnet18 seed_resnet34 seed_mobilenetv3_small
+    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_resnet18 seed_mobilenetv3_small
+    python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_resnet34
     python training/tin200/cc.py --data tiny-imagenet-200 --out runs --student seed_vit_tiny --lr 1e-3
 """
 
