@@ -39,13 +39,14 @@ def test_every_row_is_a_command_of_this_package(scripts, monkeypatch):
     monkeypatch.setattr(
         training, "_run", lambda command, runs, own, **how: taken.append((runs[0], own)) or {}
     )
-    args = argparse.Namespace(data=Path("d"), teacher="seed:t", out=Path("o"), images=24_000)
+    args = argparse.Namespace(data=Path("d"), teacher="seed:t", out=Path("o"), images=24_000, suffix="_x")
     for table in rows.TABLES.values():
         for row in table:
             word, *flags = compare.command(row, 1, args)
             {"distill": distill, "pretrain": pretrain}[word](flags)
             run, own = taken.pop()
             resolve_method_settings(method_class(row.method), row.method, own)
+            assert run["out"] == f"o/seed1/{row}_x"
             assert (run["seed"], run["size"], run["student"]) == (1, 48, rows.STUDENT)
             assert ("teacher" in run) == row.teacher == method_class(row.method).needs_teacher
         names = [str(row) for row in table]

@@ -42,7 +42,7 @@ def main() -> None:
             continue
         for seed in range(row.seeds):
             train(row, seed, args)
-            measure(str(args.out / f"seed{seed}" / str(row)), args)
+            measure(str(folder_of(row, seed, args)), args)
 
 
 def arguments(text: str | None) -> argparse.Namespace:
@@ -55,10 +55,18 @@ def arguments(text: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=Path("eval/results"), help="folder of the .jsonl files"
     )
+    parser.add_argument(
+        "--suffix", default="", help="behind the rows' names: another teacher's beside those there are"
+    )
     parser.add_argument("--only", nargs="*", help="these rows")
     args = parser.parse_args()
     args.results.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def folder_of(row: Row, seed: int, args: argparse.Namespace) -> Path:
+    """Its name is the row's in the table."""
+    return args.out / f"seed{seed}" / f"{row}{args.suffix}"
 
 
 def command(row: Row, seed: int, args: argparse.Namespace) -> list[str]:
@@ -67,7 +75,7 @@ def command(row: Row, seed: int, args: argparse.Namespace) -> list[str]:
     flags = {
         "--method": row.method,
         "--data": str(args.data / SHARD),
-        "--out": str(args.out / f"seed{seed}" / str(row)),
+        "--out": str(folder_of(row, seed, args)),
         "--seed": str(seed),
         "--epochs": f"{args.images / TRAINED_ON:.4f}",
         "--lr": TAUGHT if row.teacher else ALONE,
@@ -79,7 +87,7 @@ def command(row: Row, seed: int, args: argparse.Namespace) -> list[str]:
 
 def train(row: Row, seed: int, args: argparse.Namespace) -> None:
     """In a process of its own: its peak memory is the method's."""
-    folder = args.out / f"seed{seed}" / str(row)
+    folder = folder_of(row, seed, args)
     if (folder / "verdict.json").exists():
         return
     words = command(row, seed, args)
