@@ -95,6 +95,8 @@ def test_the_same_weights_may_be_released_again_and_others_once_per_version(
     assert main(root, "--replace") == 0 and len(table(root)) == 1
     assert main(root, name="seed_mobilenetv3_small.second") == 0
     assert [weight.tag for weight in table(root)] == ["made_up", "second"]  # the default stays
+    assert main(root, "--default", name="seed_mobilenetv3_small.second") == 0
+    assert [weight.tag for weight in table(root)] == ["second", "made_up"]
 
 
 def test_folders_are_kept_to_what_a_clone_may_cost(

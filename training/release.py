@@ -47,6 +47,8 @@ class ReleaseSettings(CardSettings):
     """what made the run (default: the file under training/ that its command names)"""
     replace: bool = False
     """put another file under a name that is released already; once per version of this package"""
+    default: bool = False
+    """the weights that pretrained=True loads from now on, where the student has several (default: its first)"""
 
 
 def main(words: list[str] | None = None, root: Path = ROOT) -> int:
@@ -92,6 +94,9 @@ def release(run: Path, settings: ReleaseSettings, root: Path) -> Weight:
                 others[i] = weight = _instead(before, weight, settings.replace)
         if weight not in others:
             others.append(weight)
+        if settings.default:
+            first = next(i for i, each in enumerate(others) if each.arch == weight.arch)
+            others.insert(first, others.pop(others.index(weight)))
         _check_size(place, folder)
         place.parent.mkdir(exist_ok=True)
         if place.exists():
