@@ -10,7 +10,6 @@ from seed_hub.project import GITHUB_REPOSITORY, HUB_ORGANISATION
 from seed_hub.publishing.plots import BARS, CURVES, curves_in_words, scores_in_words
 from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publication
 from seed_hub.publishing.usage import blocks
-from seed_hub.training.settings import before_training
 
 TASK = "image-feature-extraction"
 
@@ -177,7 +176,7 @@ def _curves(publication: Publication) -> str:
     if not curves:
         return ""
     notes = [f"{curve.title}: {curve.note}." for curve in curves if curve.note]
-    before = before_training(publication.settings.get("start", ""))
+    before = publication.before
     if any(curve.first is not None for curve in curves):
         notes.append(f"Dashed: the student {before}.")
     if any(curve.marked is not None for curve in curves):

@@ -116,6 +116,11 @@ class Publication:
     """licence and lineage in the header of the safetensors file as well, for a file that is passed on alone"""
 
     @property
+    def before(self) -> str:
+        """What the student was before the first step."""
+        return "at the start" if self.settings.get("start") else "untrained"
+
+    @property
     def config(self) -> dict[str, Any]:
         """config.json as published: the licence and the lineage are the student's.
 
