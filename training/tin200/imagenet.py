@@ -3,7 +3,7 @@
 No label of these images is used, but the teacher learnt from ImageNet's, of which these classes are a part. It sees the
 views enlarged to 96 pixels, where it is better than at their 48.
 
-Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
+Not run to its end yet: there is no score.
 
     python training/tin200/imagenet.py --data tiny-imagenet-200 --out runs --teacher-file MOBILENETV2.safetensors \\
         --student seed_mobilenetv3_large seed_mobilenetv3_small --lr 2e-3 --images 240000

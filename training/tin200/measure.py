@@ -22,14 +22,8 @@ from seed_hub.eval.features import remembered
 
 OUT = "eval/results/students.jsonl"
 TEACHERS = ("moco_resnet18", "moco_again_resnet18")
-TAUGHT = (
-    "cc",
-    "ensemble",
-    "again",
-    "imagenet",
-    "alone",
-    "supervised",
-)  # what the names of a student's runs begin with
+# What the names of a student's runs begin with.
+TAUGHT = ("cc", "ensemble", "again", "imagenet", "alone", "supervised")
 SHARD = {
     "--data": "{data}/tiny-imagenet-200/train-00000-of-00005.parquet",
     "--test-data": "{data}/tiny-imagenet-200/validation-00000-of-00001.parquet",
