@@ -367,7 +367,9 @@ def test_the_terms_of_weights_it_started_from_count(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start="/home/someone/earlier")
     with pytest.raises(SeedHubError, match="terms of the start earlier are not known.*--start-licence"):
         card(flags(run))
-    assert ModelCard(written(run, start_licence="cc-by-nc-4.0")).data.license == "cc-by-nc-4.0"
+    text = written(run, start_licence="cc-by-nc-4.0")
+    assert ModelCard(text).data.license == "cc-by-nc-4.0"
+    assert "went on from `earlier`, whose own images and hours come on top" in text
 
 
 # Pushes.

@@ -164,6 +164,8 @@ def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
     seen = f"These weights had seen {facts['images_seen']:,} views" if facts.get("images_seen") else ""
     if seen:
         seen += f" of the {publication.images_seen:,} of the whole run; they are those that its held-out images chose."
+        if start := publication.settings.get("start"):
+            seen += f" It went on from `{start}`, whose own images and hours come on top of those told here."
     command = publication.command
     if command and publication.script:
         command = f"python {publication.script} {command.partition(' ')[2]}"
