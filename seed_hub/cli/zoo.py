@@ -153,12 +153,12 @@ def _score(line: dict[str, Any]) -> dict[str, Any]:
 def _weight_table(weights: list[dict[str, Any]]) -> str:
     rows = []
     for weight in weights:
-        shown = [score for score in weight["scores"] if score["protocol"] in IN_LIST]
-        scores = [
-            " ".join(filter(None, (each["protocol"], each["mode"], each["metric"])))
-            + f" {each['mean']:.1f} % on {each['test']}"
-            for each in shown
-        ]
+        told: dict[str, list[str]] = {}  # by test images, which are named once
+        for score in weight["scores"]:
+            if score["protocol"] in IN_LIST:
+                what = " ".join(filter(None, (score["protocol"], score["mode"], score["metric"])))
+                told.setdefault(score["test"], []).append(f"{what} {score['mean']:.1f} %")
+        scores = [f"{', '.join(words)} on {test}" for test, words in told.items()]
         rows.append(
             [
                 weight["name"],

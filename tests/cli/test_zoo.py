@@ -44,7 +44,7 @@ def test_list_shows_each_weight_with_the_scores_of_its_tensors(hub: Any) -> None
     assert [each["mean"] for each in second["scores"]] == [34.56]
     assert (first["sha256"], first["input"]) == ("a" * 64, [3, 64, 64])
     (row,) = (text for text in answer.out.splitlines() if text.startswith("seed_resnet18.first"))
-    for said in ("mit", "64 px", "knn top1_k20 12.3 % on photos; linear seed top1 23.4 % on photos"):
+    for said in ("mit", "64 px", "knn top1_k20 12.3 %, linear seed top1 23.4 % on photos"):
         assert said in row
     assert "56.8" not in answer.out and "46" not in row
 
