@@ -85,7 +85,12 @@ def test_the_second_teacher_goes_on_from_a_released_student(asked, tmp_path):
 def test_the_supervised_network_sees_larger_views(asked):
     (run,), _, _ = asked("imagenet.py", *FILE, "--student", "seed_mobilenetv3_large", "--lr", "2e-3")
     assert run.teacher.startswith("file:f.safetensors?arch=mobilenetv2_100&") and not run.start
-    assert (Path(run.out).name, run.size, run.teacher_size) == ("imagenet_mobilenetv3_large", 48, 96)
+    assert (Path(run.out).name, run.method, run.size, run.teacher_size) == (
+        "imagenet_mobilenetv3_large",
+        "seed",
+        48,
+        96,
+    )
 
 
 def test_a_student_goes_on_from_another(asked, rows):

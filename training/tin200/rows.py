@@ -36,6 +36,8 @@ SHARED: dict[str, Any] = {
 }
 # Short runs at a high learning rate: fast keys, and a queue whose oldest keys are 64 steps old.
 MOCO = {"queue_size": 4096, "key_momentum": 0.99, "temperature": 0.1}
+# The queue is a sixth of the images; both temperatures suit features that are not negative, whose cosines are all large.
+SEED = {"queue_size": 16_384, "student_temperature": 0.07, "teacher_temperature": 0.04}
 # Seen by a student of the MoCo teacher, and by its baseline without a teacher: most for the two the zoo is about.
 STUDENT_IMAGES = {
     "seed_mobilenetv3_large": 160_000,
@@ -89,12 +91,15 @@ def train_taught(
     way: str,
     teachers: Callable[[argparse.Namespace], dict[str, Any]],
     *,
+    method: str = "cc",
+    method_settings: dict[str, Any] | None = None,
     teacher_file: bool = False,
 ) -> None:
-    """Students together by correlation congruence (cc): the script whose docstring ``about`` is. Runs are ``WAY_student``.
+    """Students together from the same teachers: the script whose docstring ``about`` is. Runs are ``WAY_student``.
 
     Args:
         teachers: flags -> the settings that name the teachers.
+        method_settings: of the method; its defaults if None.
     """
     flags = parser(about, teacher_file)
     flags.add_argument("--student", required=True, choices=STUDENT_IMAGES, nargs="+")
@@ -115,6 +120,5 @@ def train_taught(
             "--student: these do not see equally many images, so they are not trained together (STUDENT_IMAGES)"
         )
     rows = {name.replace("seed", way, 1): name for name in args.student}
-    train(
-        rows, args, budgets.pop(), {"method": "cc", "lr": args.lr, "start": args.start} | teachers(args), {}
-    )
+    settings = {"method": method, "lr": args.lr, "start": args.start} | teachers(args)
+    train(rows, args, budgets.pop(), settings, method_settings or {})
