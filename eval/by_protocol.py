@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from eval.columns import MODES, PROTOCOLS, Column, Line, by_column, latest, own_settings, title
+from eval.columns import PROTOCOLS, Column, Line, by_column, latest, title
 from eval.markdown import table
 from seed_hub.eval.budget import in_words
+from seed_hub.eval.results_file import MODES, own_settings
 
 _FACTS = {"method": "method", "teacher": "teacher", "images_seen": "images seen", "hours": "training, h"}
 

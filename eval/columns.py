@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.results_file import HOW_FAST, identity, settings_of
+from seed_hub.eval.results_file import MODES, SAID, defaults_of, departures, measurement, settings_of
 from seed_hub.settings import declared_in
 
 Line = dict[str, Any]
 Column = tuple[str, str, str, str]  # protocol, what sets its mode apart, test images, metric
 
 PROTOCOLS = declared_in(Path(__file__).resolve().parents[1] / "seed_hub" / "eval")
-MODES = ("protocol", "mode", "head")  # settings that make another measurement, with a column of its own
-# May differ within a column: bf16 where it is faster, the number of trials, neighbours that are not the headline's.
-_FREE = {*HOW_FAST, *MODES, "size", "precision", "metric", "seed", "trials", "k"}
 
 
 def latest(lines: Sequence[Line]) -> list[Line]:
-    """A measurement made again replaces the earlier one."""
-    return list({(line["model"]["name"], identity(line)): line for line in lines}.values())
+    """A measurement made again replaces the earlier one, also in another precision: each machine has its fast one."""
+    return list({(line["model"]["name"], measurement(line)): line for line in lines}.values())
 
 
 def by_column(lines: Sequence[Line]) -> dict[Column, list[Line]]:
@@ -59,37 +56,19 @@ def title(column: Column, lines: Sequence[Line]) -> str:
         name = f"k-NN (k = {neighbours[1]})"
     if share:
         name = f"{share[1]} % of labels"
-    star = "\\*" if any(set(own_settings(line)) - _FREE for line in lines) else ""
+    star = "\\*" if any(map(departures, lines)) else ""
     return f"{name}{', ' + mode if mode else ''}{star}"
 
 
-def own_settings(line: Line) -> dict[str, Any]:
-    """Settings that are not the protocol's defaults; of a shortened line, as they were asked for."""
-    asked = {name: value[0] for name, value in line.get("shortened", {}).items() if name in line["settings"]}
-    defaults = _defaults(line["protocol"])
-    return {
-        name: value
-        for name, value in (line["settings"] | asked).items()
-        if name not in HOW_FAST and value != defaults.get(name)
-    }
-
-
-def _defaults(protocol: str) -> dict[str, Any]:
-    return {
-        option.name: list(option.default) if option.several else option.default
-        for option in PROTOCOLS[protocol].options
-    }
-
-
 def _column(line: Line, metric: str) -> Column:
-    settings, defaults = settings_of(line), _defaults(line["protocol"])
+    settings, defaults = settings_of(line), defaults_of(line["protocol"])
     mode = [f"{name} {settings[name]}" for name in MODES if settings.get(name) != defaults.get(name)]
     return line["protocol"], " ".join(mode), line["data"]["test"]["source"], metric
 
 
 def _check_alike(protocol: str, first: Line, other: Line) -> None:
     one, two = settings_of(first), settings_of(other)
-    for name in [name for name in one if name not in _FREE and one[name] != two.get(name)]:
+    for name in [name for name in one if name not in SAID and one[name] != two.get(name)]:
         raise SeedHubError(
             f"The {protocol} results of one table were measured with different {name} ({one[name]} and "
             f"{two.get(name)}): keep them in two files."

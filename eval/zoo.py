@@ -52,7 +52,7 @@ def zoo_table(lines: Sequence[Line], words: Sequence[str], folder: Path) -> str:
         before = [_cell(own, prefix + student, column) for prefix in prefixes.values()]
         after = [_cell(own, f"{other}_{student}", column) for other in others]
         distilled = [_cell(own, f"{method}_{student}", column), _closed(own, student, method, goal)]
-        body.append([f"`{name}`", *before, *distilled, *after, _published(folder, name, protocol)])
+        body.append([f"`{name}`", *before, *distilled, *after, published_scores(folder, name, protocol)])
     if not body:
         raise SeedHubError(f"There is no {protocol} result of a student by {method}: measure one.")
     also = [f"**distilled**, `{other}`" for other in others]
@@ -167,8 +167,8 @@ def _closed(lines: Sequence[Line], student: str, method: str, goal: float) -> st
     return f"{(own - alone) / (goal - alone):.1%}" if goal > alone else "no gap"
 
 
-def _published(folder: Path, student: str, protocol: str) -> str:
-    """``36.3 → *55.2*``"""
+def published_scores(folder: Path, student: str, protocol: str) -> str:
+    """Of the paper, alone and distilled: ``36.3 → *55.2*``; empty where either is not known."""
     path = folder / PUBLISHED
     known = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
     said = {

@@ -30,7 +30,7 @@ from seed_hub.teachers import load_teacher
 from seed_hub.weights import FILE_NAME, Weight, read_table, sha256_of, table_text
 from tests.github_archive import archive, serving
 from tests.made_up_run import make_run, network
-from training.release import LIMIT
+from training.release import LIMIT, published
 from training.release import main as release
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +214,9 @@ def test_every_number_of_the_card_is_of_a_result(released: Released) -> None:
         ]
     measured = released.text.partition("\n## Measured\n")[2].partition("\n## ")[0]
     rows = re.findall(
-        r"^\| (\w+)(?:, \w+)? \| (\w+) \| ([\d.]+)(.*?) \|(?:.*?\|){2} (.*) \|$", measured, re.MULTILINE
+        r"^\| (\w+)(?:, \w+)?(?: \\\*)? \| (\w+) \| ([\d.]+)(.*?) \|(?:.*?\|){2} (.*) \|$",
+        measured,
+        re.MULTILINE,
     )
     assert {row[:2] for row in rows} == {(line["protocol"], line["metric"]) for line in own}
     for protocol, metric, value, spread, beside in rows:
@@ -226,6 +228,12 @@ def test_every_number_of_the_card_is_of_a_result(released: Released) -> None:
         assert {each.rpartition(" ")[2] for each in beside.split("; ") if each != "none"} <= others, beside
     known = numbers(released.lines)
     assert set(re.findall(r"\d+\.\d\d\b", measured)) <= known  # in the picture's words, too
+
+
+def test_what_is_published_elsewhere_is_as_the_file_of_it_says(released: Released) -> None:
+    run = json.loads((released.folder / RUN).read_text())
+    assert run["published"] == published(released.weight.name, released.root)
+    assert run["published"] in released.text
 
 
 def numbers(lines: list[dict[str, Any]]) -> set[str]:

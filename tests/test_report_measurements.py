@@ -120,6 +120,18 @@ def test_a_long_list_keeps_the_rows_that_give_the_number_its_meaning() -> None:
     assert f"{found.left_out} more rows are left out" in draw_comparison(found)
 
 
+def test_how_far_it_came_from_no_teacher_to_the_teacher() -> None:
+    alone, labelled = ({"name": "seed_x", "method": method} for method in ("moco", "finetune"))
+    teacher = line("seed:big", "t", 12.0)
+    rows = line("mine", OWN, 10.0), line("moco", "a", 4.0, facts=alone), line("l", "l", 6.0, facts=labelled)
+    (found,) = compared(*rows, teacher)
+    assert names(found) == ["big, teacher", "this run", "l, with labels", "moco, no teacher"]
+    assert found.gap_closed == pytest.approx(0.75)
+    assert compared(*rows)[0].gap_closed is None
+    assert compared(rows[0], rows[2], teacher)[0].gap_closed is None
+    assert compared(*rows, line("seed:big", "t", 3.0))[0].gap_closed is None  # no gap to close
+
+
 def test_a_line_is_found_by_the_weights_it_names(tmp_path: Path) -> None:
     """With the head or without, as protocols measure pooled and projected features."""
     torch.manual_seed(0)

@@ -114,6 +114,7 @@ def refresh(root: Path) -> list[str]:
     written = []
     for place in sorted(path.parent for path in root.glob(f"model_cards/*/{CARD}")):
         publication = publication_of_folder(place, _results(root))
+        publication = dataclasses.replace(publication, published=published(place.name, root))
         _check_measured(publication)
         with tempfile.TemporaryDirectory() as temporary:
             folder = write_folder(publication, Path(temporary) / place.name)
@@ -147,6 +148,7 @@ def _publication(run: Path, settings: ReleaseSettings, root: Path) -> Publicatio
         publication,
         script=_script(settings.script, publication.command, root),
         fingerprint=_fingerprint(run),
+        published=published(settings.name, root),
         with_head=False,
         lineage_in_header=False,  # one file in the repository, its bytes the run's own
     )
@@ -157,6 +159,21 @@ def _check_measured(publication: Publication) -> None:
         raise SeedHubError(
             f"No line of eval/results is about the weights in {publication.model}: measure them with `seed-hub eval`."
         )
+
+
+def published(name: str, root: Path) -> str:
+    """Of the network of the weight ``name``, by the paper, on ImageNet; empty where there is nothing."""
+    from eval.zoo import published_scores
+
+    folder, student = root / "eval" / "results", name.partition(".")[0]
+    words = {"linear": "linear top-1", "knn": "k-NN top-1"}
+    told = [f"{words[p]} {said}" for p in words if (said := published_scores(folder, student, p))]
+    if not told:
+        return ""
+    return (
+        f"**Published, not ours.** Of this network on ImageNet, in percent, alone → distilled from MoCo v2's ResNet-50, SEED "
+        f"(Fang et al., ICLR 2021) reports: {', '.join(told)}; *in italics* what is remembered of its table, not read."
+    )
 
 
 def _results(root: Path) -> list[Path]:

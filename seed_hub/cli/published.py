@@ -157,6 +157,7 @@ def _recorded_licences(run: Path, teachers: int) -> list[str]:
 def _measured(record: RunRecord, model: Path, files: Sequence[Path]) -> tuple[Measured, ...]:
     """Lines that hold the sha256 of the published weights: of the trunk, as nobody else loads the head."""
     from seed_hub.eval.record import weights_sha256
+    from seed_hub.eval.results_file import departures
     from seed_hub.model_folder import load_model_folder
     from seed_hub.publishing.publication import Measured, Score
     from seed_hub.report.measurements import compare, read_lines
@@ -165,7 +166,10 @@ def _measured(record: RunRecord, model: Path, files: Sequence[Path]) -> tuple[Me
     found = compare(record, {weights_sha256(encoder.backbone)}, read_lines(files))
     return tuple(
         Measured(
-            each.line, tuple(Score(bar.name, bar.value, bar.whisker) for bar in each.bars if not bar.own)
+            each.line,
+            tuple(Score(bar.name, bar.value, bar.whisker) for bar in each.bars if not bar.own),
+            each.gap_closed,
+            departures(each.line),
         )
         for each in found
     )

@@ -139,12 +139,13 @@ def _weight(weight: Weight) -> dict[str, Any]:
 
 
 def _score(line: dict[str, Any]) -> dict[str, Any]:
-    from seed_hub.eval.results_file import settings_of
+    from seed_hub.eval.results_file import departures, settings_of
 
     settings = settings_of(line)
     return {
         **{name: line[name] for name in ("protocol", "metric", "mean", "std", "n")},
         "mode": settings.get("protocol"),  # linear: fast, or the paper's
+        "departures": departures(line),
         "test": line["data"]["test"]["source"],
         "size": settings.get("size"),
     }
@@ -156,7 +157,8 @@ def _weight_table(weights: list[dict[str, Any]]) -> str:
         told: dict[str, list[str]] = {}  # by test images, which are named once
         for score in weight["scores"]:
             if score["protocol"] in IN_LIST:
-                what = " ".join(filter(None, (score["protocol"], score["mode"], score["metric"])))
+                other = score["departures"] and f"({score['departures']})"
+                what = " ".join(filter(None, (score["protocol"], score["mode"], other, score["metric"])))
                 told.setdefault(score["test"], []).append(f"{what} {score['mean']:.1f} %")
         scores = [f"{', '.join(words)} on {test}" for test, words in told.items()]
         rows.append(
@@ -172,14 +174,14 @@ def _weight_table(weights: list[dict[str, Any]]) -> str:
 
 def _scores(released: Sequence[Weight], student: Student | None = None) -> list[dict[str, Any]]:
     """Lines of the results files about these weights, and about the ``student``; of a repeated measurement the last."""
-    from seed_hub.eval.results_file import identity, results
+    from seed_hub.eval.results_file import measurement, results
 
     tensors = {weight.tensors for weight in released if weight.tensors}
     lines = [line for folder in RESULTS for path in sorted(folder.glob("*.jsonl")) for line in results(path)]
     about = [
         line for line in lines if line["model"]["sha256"] in tensors or (student and _is_of(line, student))
     ]
-    return list({identity(line): line for line in about}.values())
+    return list({measurement(line): line for line in about}.values())
 
 
 def _is_of(line: dict[str, Any], student: Student) -> bool:
@@ -188,6 +190,8 @@ def _is_of(line: dict[str, Any], student: Student) -> bool:
 
 
 def _score_table(scores: list[dict[str, Any]], released: Sequence[Weight]) -> str:
+    from seed_hub.eval.results_file import departures
+
     names = {weight.tensors: weight.name for weight in released}
     rows = []
     for line in scores:
@@ -198,11 +202,12 @@ def _score_table(scores: list[dict[str, Any]], released: Sequence[Weight]) -> st
         rows.append(
             [
                 f"{line['mean']:.1f}{spread} %" + (" †" if "shortened" in line else ""),
-                f"{line['protocol']} {line['metric']}",
+                f"{line['protocol']} {line['metric']}" + (" *" if departures(line) else ""),
                 f"n = {line['n']}",
                 f"{data['source']} {data['split'] or ''}".strip() + f" ({data['images']:,} images)",
                 f"{line['settings'].get('size', '')} px",
                 names.get(line["model"]["sha256"]) or made_by or line["model"]["spec"],
             ]
         )
-    return table(rows)
+    starred = any(map(departures, scores))
+    return table(rows) + ("\n*: not by the protocol's own settings; --json has them" if starred else "")

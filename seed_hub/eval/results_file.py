@@ -14,6 +14,10 @@ from seed_hub.settings import read_settings
 
 HOW_FAST = ("batch_size", "workers", "device", "pictures", "pictures_count")
 """settings that change the time a measurement takes, and not what it measures"""
+MODES = ("protocol", "mode", "head")
+"""settings that make another measurement, with a name of its own"""
+SAID = frozenset({*HOW_FAST, *MODES, "size", "precision", "metric", "seed", "trials", "k"})
+"""settings that a score's name or the words beside it tell, or that hardly move it: bf16 where that is faster"""
 
 
 def append_result(path: str | Path, line: dict[str, Any]) -> None:
@@ -81,9 +85,31 @@ def results(path: str | Path) -> list[dict[str, Any]]:
 
 def settings_of(line: dict[str, Any]) -> dict[str, Any]:
     """All settings of a line: one that the protocol did not have yet when it was measured had today's default."""
-    path = Path(__file__).with_name(f"{line['protocol']}.py")
+    return defaults_of(line["protocol"]) | line["settings"]
+
+
+def defaults_of(protocol: str) -> dict[str, Any]:
+    """What a protocol is by itself; nothing for one that this package does not have."""
+    path = Path(__file__).with_name(f"{protocol}.py")
     declared = read_settings(path).options if path.is_file() else ()
-    return {option.name: as_json(option.default) for option in declared} | line["settings"]
+    return {option.name: as_json(option.default) for option in declared}
+
+
+def own_settings(line: dict[str, Any]) -> dict[str, Any]:
+    """Settings that are not the protocol's defaults; of a shortened line, as they were asked for."""
+    asked = {name: value[0] for name, value in line.get("shortened", {}).items() if name in line["settings"]}
+    defaults = defaults_of(line["protocol"])
+    return {
+        name: value
+        for name, value in (line["settings"] | asked).items()
+        if name not in HOW_FAST and value != defaults.get(name)
+    }
+
+
+def departures(line: dict[str, Any]) -> str:
+    """Settings by which this is not the protocol's own measurement: ``paper epochs 2``; empty if it is."""
+    other = {name: value for name, value in own_settings(line).items() if name not in SAID}
+    return ", ".join(f"{name.replace('_', ' ')} {str(value).strip('[]')}" for name, value in other.items())
 
 
 def identity(line: dict[str, Any]) -> tuple[str, ...]:
@@ -92,6 +118,11 @@ def identity(line: dict[str, Any]) -> tuple[str, ...]:
     data = [[part["fingerprint"], part["split"], part["images"]] for part in line["data"].values()]
     parts = (line["protocol"], settings, line["model"]["sha256"], data)
     return tuple(json.dumps(part, sort_keys=True) for part in parts)
+
+
+def measurement(line: dict[str, Any]) -> tuple[str, ...]:
+    """:func:`identity`, whatever the precision: each machine has one that is fast, and the number means the same."""
+    return identity(line | {"settings": line["settings"] | {"precision": ""}})
 
 
 def identity_hash(line: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from seed_hub.publishing.publication import RESULTS, TERMS, Measured, Publicatio
 from seed_hub.publishing.usage import blocks
 
 TASK = "image-feature-extraction"
+DIRTY = ", where + stands for changes that were not committed"
 
 
 def readme(publication: Publication) -> str:
@@ -116,13 +117,40 @@ def _measured(publication: Publication) -> str:
         return "These weights have not been measured yet."
     rows = [_row(each) for each in publication.measured]
     head = "| protocol | metric | value | test images | side | others, measured alike |\n|---|---|---|---|---|---|\n"
-    notes = [f"Every line, with its settings, machine and commit, is in `{RESULTS}`."]
-    if any(each.line.get("interval") for each in publication.measured):
-        notes.append("In brackets: 95 % interval over the test images.")
-    if any("shortened" in each.line for each in publication.measured):
-        notes.append("†: not the whole measurement; it was shortened to fit a time.")
+    closed = [
+        f"{_short(each)} {each.gap_closed:.1%}"
+        for each in publication.measured
+        if each.gap_closed is not None
+    ]
+    gap = "Gap closed, of the way from this network trained without a teacher to the teacher: "
     picture = f"![{scores_in_words(publication.measured)}]({BARS})"
-    return "\n\n".join((head + "\n".join(rows), " ".join(notes), picture))
+    parts = [
+        head + "\n".join(rows),
+        _notes(publication.measured),
+        f"{gap}{'; '.join(closed)}." if closed else "",
+        publication.published,
+        picture,
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _short(measured: Measured) -> str:
+    """Protocols that are told apart by their images are called by them."""
+    line = measured.line
+    return line["data"]["test"]["source"] if line["protocol"] == "transfer" else measured.protocol
+
+
+def _notes(measured: tuple[Measured, ...]) -> str:
+    """What the signs of the table mean."""
+    notes = [f"Every line, with its settings, machine and commit, is in `{RESULTS}`."]
+    if any(each.line.get("interval") for each in measured):
+        notes.append("In brackets: 95 % interval over the test images.")
+    if any("shortened" in each.line for each in measured):
+        notes.append("†: not the whole measurement; it was shortened to fit a time.")
+    other = {f"{each.protocol}: {each.departures}" for each in measured if each.departures}
+    if other:
+        notes.append(f"\\*: with other settings than the protocol's own ({'; '.join(sorted(other))}).")
+    return " ".join(notes)
 
 
 def _row(measured: Measured) -> str:
@@ -134,7 +162,7 @@ def _row(measured: Measured) -> str:
     elif line["std"] is not None:
         value += f" ± {line['std']:.2f} (n = {line['n']})"
     cells = [
-        measured.protocol,
+        measured.protocol + (" \\*" if measured.departures else ""),
         line["metric"],
         value + (" †" if "shortened" in line else ""),
         f"{test['images']:,} of {test['source']} {test['split'] or ''}".strip(),
@@ -156,7 +184,7 @@ def _recipe(publication: Publication, facts: dict[str, Any]) -> str:
     commit = publication.environment.get("commit")
     origin = [
         f"Made with {versions}" if versions else "",
-        f"Code at commit `{commit}`" if commit else "",
+        f"Code at commit `{commit}`{DIRTY if commit.endswith('+') else ''}" if commit else "",
         f"Script `{publication.script}`" if publication.script else "",
         f"Training images of fingerprint `{publication.fingerprint}`" if publication.fingerprint else "",
     ]

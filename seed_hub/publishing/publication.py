@@ -34,6 +34,10 @@ class Measured:
     """of a results file"""
     beside: tuple[Score, ...] = ()
     """others, measured alike"""
+    gap_closed: float | None = None
+    """of the way from the same network without a teacher to the teacher, where both were measured"""
+    departures: str = ""
+    """settings by which it is not the protocol's own measurement, in words"""
 
     @property
     def own(self) -> Score:
@@ -108,6 +112,8 @@ class Publication:
     """of this repository, that made the run"""
     fingerprint: str = ""
     """of the training images"""
+    published: str = ""
+    """what others have published of this network: no measurement of ours"""
     size: int = 0
     """side in pixels that it is published for, where it is best; 0: the one it was trained at"""
     with_head: bool = True

@@ -46,6 +46,8 @@ class Comparison:
     """rows there was no place for"""
     untrained: Line | None
     """of the untrained student"""
+    gap_closed: float | None = None
+    """of the way from the student without a teacher to the teacher; None if either is not measured, or is not ahead"""
 
 
 def read_lines(files: Iterable[Path]) -> dict[Path, list[Line]]:
@@ -81,13 +83,13 @@ def weights_of(run: RunRecord) -> set[str]:
 
 def compare(run: RunRecord, weights: Collection[str], tables: dict[Path, list[Line]]) -> list[Comparison]:
     """A comparison for each measurement of ``weights``, in the order of the files; repeated ones count once, the last."""
-    from seed_hub.eval.results_file import identity
+    from seed_hub.eval.results_file import measurement
 
     found = []
     for lines in tables.values():
         latest: dict[tuple[str, ...], dict[str, Line]] = {}
         for line in lines:
-            protocol, settings, _, data = identity(line | {"settings": line["settings"] | {"precision": ""}})
+            protocol, settings, _, data = measurement(line)
             latest.setdefault((protocol, settings, data), {})[line["model"]["sha256"]] = line
         for alike in latest.values():
             found += [_comparison(run, alike, sha) for sha in alike if sha in weights]
@@ -108,8 +110,17 @@ def _comparison(run: RunRecord, alike: dict[str, Line], sha: str) -> Comparison:
     bars = [_bar([own], "this run", own=True)]
     bars += [_bar(ranked[i], _title(ranked[i][0], roles[i])) for i in order[: MOST - 1]]
     bars.sort(key=lambda bar: bar.value, reverse=True)
-    untrained = next((g[0] for g, role in zip(ranked, roles, strict=True) if role == "untrained"), None)
-    return Comparison(own, bars, len(ranked) + 1 - len(bars), untrained)
+    best = {role: group for group, role in reversed(list(zip(ranked, roles, strict=True)))}
+    untrained = best["untrained"][0] if "untrained" in best else None
+    return Comparison(own, bars, len(ranked) + 1 - len(bars), untrained, _gap_closed(own, best))
+
+
+def _gap_closed(own: Line, best: dict[str, list[Line]]) -> float | None:
+    """``best``: the best lines of each role."""
+    if not {"teacher", "no teacher"} <= best.keys():
+        return None
+    alone, goal = _mean(best["no teacher"]), _mean(best["teacher"])
+    return (own["mean"] - alone) / (goal - alone) if goal > alone else None
 
 
 def _recipe(line: Line) -> str:
@@ -122,7 +133,7 @@ def _mean(lines: Sequence[Line]) -> float:
 
 
 def _role(run: RunRecord, line: Line) -> str:
-    """teacher, untrained, no teacher (the student trained alone), or nothing special."""
+    """teacher, untrained, no teacher (the student trained alone), with labels, or nothing special."""
     from seed_hub.eval.record import without_folders
 
     settings, model = run.settings, line["model"]
@@ -133,7 +144,9 @@ def _role(run: RunRecord, line: Line) -> str:
     if model["spec"] == f"untrained:{settings.student}":
         return "untrained"
     alone = facts.get("name") == settings.student and facts.get("method") and not facts.get("teacher")
-    return "no teacher" if alone else ""
+    if not alone:
+        return ""
+    return "with labels" if facts["method"] == "finetune" else "no teacher"
 
 
 def _plain(spec: str) -> str:

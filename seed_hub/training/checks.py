@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,10 +19,15 @@ from seed_hub.teachers.check import IMAGES, LEAST_IMAGES, check_teacher
 from seed_hub.training.compiling import compiles
 from seed_hub.training.method import Method, Shapes, shapes_of
 from seed_hub.training.optimization import peak_lr
+from seed_hub.training.run_folder import RunFolder
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.view_loading import made_on_device
 from seed_hub.training.views import whole_view
 
+MAY_CHANGE = frozenset(
+    "out data cache teacher more_teachers start workers views_on device save_every allow_bad student method".split()
+)
+"""settings of a run that goes on: places, which may have moved, what decides no number, and what the checkpoint knows itself"""
 NEVER_NONE = ("head_layers", "embedding_width", "out_dim", "bottleneck_width", "predictor_width")
 """counts and widths of which a method needs one at least"""
 MOST = {"crop_least": 1, "jitter": 2.5}
@@ -211,6 +217,24 @@ def class_count(images: Images, labels: torch.Tensor | None) -> int:
     """C: the classes that the data name, so that one that happens to be held out as a whole keeps its score; 0 without
     labels."""
     return 0 if labels is None else max(len(images.classes or ()), int(labels.max()) + 1)
+
+
+def check_resumed(folder: RunFolder, settings: RunSettings, own: Any) -> None:
+    """Refuse to go on with other settings: half of the run would be by these, and its config.json say the others.
+
+    Args:
+        own: the method's, resolved.
+    """
+    began, began_own = folder.settings()
+    before, now = (
+        json.loads(json.dumps(each)) for each in (asdict(began) | began_own, asdict(settings) | asdict(own))
+    )
+    for name in now.keys() - MAY_CHANGE:
+        if name in before and before[name] != now[name]:
+            raise SeedHubError(
+                f"The run in {folder.path} began with {name} {before[name]}, not {now[name]}: go on with its own settings, "
+                "or name another --out."
+            )
 
 
 def check_together(runs: Sequence[RunSettings]) -> None:

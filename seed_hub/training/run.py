@@ -21,6 +21,7 @@ from seed_hub.training.checkpoint import random_state, set_random_state
 from seed_hub.training.checks import (
     check_batch,
     check_cacheable,
+    check_resumed,
     check_settings,
     check_teachers,
     check_together,
@@ -113,8 +114,10 @@ def assemble(
     # Everything that can be refused is refused before a folder is claimed: a failed start leaves nothing behind.
     folders = [RunFolder(each.out) for each in runs]
     if accelerator.is_main_process:
-        for folder in folders:
+        for each, folder in zip(runs, folders, strict=True):
             folder.check(resume=resume, overwrite=overwrite)
+            if resume:
+                check_resumed(folder, each, own)
     students = [_student(each, reads) for each in runs]
     with accelerator.main_process_first():  # the others find its check of the images done
         images, held_out = (

@@ -20,7 +20,7 @@ SECOND = Weight("seed_resnet18.second", "b" * 64, "cc-by-nc-4.0", "the second", 
 @pytest.fixture(autouse=True)
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two weights of one student, and what was measured of them and of others."""
-    settings = {"size": 64, "protocol": "seed"}
+    settings = {"size": 64, "protocol": "seed", "paper_epochs": 2}
     lines = [
         line("1" * 64, "run", 11.11),
         line("1" * 64, "run", 12.34),  # again: this one counts
@@ -44,7 +44,7 @@ def test_list_shows_each_weight_with_the_scores_of_its_tensors(hub: Any) -> None
     assert [each["mean"] for each in second["scores"]] == [34.56]
     assert (first["sha256"], first["input"]) == ("a" * 64, [3, 64, 64])
     (row,) = (text for text in answer.out.splitlines() if text.startswith("seed_resnet18.first"))
-    for said in ("mit", "64 px", "knn top1_k20 12.3 %, linear seed top1 23.4 % on photos"):
+    for said in ("mit", "64 px", "knn top1_k20 12.3 %, linear seed (paper epochs 2) top1 23.4 % on photos"):
         assert said in row
     assert "56.8" not in answer.out and "46" not in row
 

@@ -92,6 +92,19 @@ def test_killed_after_a_checkpoint_equals_uninterrupted(start, tmp_path, monkeyp
     assert steps == sorted(set(steps)), "superseded lines are left out"
 
 
+@pytest.mark.parametrize(
+    ("given", "own"), [({"lr": 0.5}, {}), ({"epochs": 9.0}, {}), ({}, {"temperature": 0.5})]
+)
+def test_a_run_is_not_resumed_with_other_settings(settings, small_settings, given, own):
+    """A script that is run again with another flag, say."""
+    with pytest.raises(engine.Stopped):
+        run(settings(), small_settings("moco"), stop_at=1)
+    (name, value) = next(iter((given | own).items()))
+    with pytest.raises(SeedHubError, match=f"began with {name} .*, not {value}: go on with its own"):
+        run(settings(**given), small_settings("moco") | own, resume=True)
+    run(settings(workers=1, save_every=1.0), small_settings("moco"), resume=True)  # decide nothing
+
+
 def test_a_run_is_not_resumed_with_another_student(settings, small_settings, tmp_path):
     with pytest.raises(engine.Stopped):
         run(settings(), small_settings("moco"), stop_at=1)

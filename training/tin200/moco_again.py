@@ -7,9 +7,11 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/moco_again.py --data tiny-imagenet-200 --out runs
 """
 
+from pathlib import Path
+
 from rows import MOCO, parser, train
 
-START = "model_cards/seed_resnet18.moco_r18_tin200"
+START = str(Path(__file__).resolve().parents[2] / "model_cards" / "seed_resnet18.moco_r18_tin200")
 IMAGES = 320_000
 
 if __name__ == "__main__":

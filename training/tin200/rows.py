@@ -81,9 +81,11 @@ def train_alone(about: str, way: str, settings: dict[str, Any], method_settings:
     ``WAY_student``."""
     flags = parser(about)
     flags.add_argument("--student", required=True, choices=STUDENT_IMAGES)
+    lr = settings.get("lr", SHARED["lr"])
+    flags.add_argument("--lr", type=float, default=lr, help="peak learning rate (default: %(default)g)")
     args = flags.parse_args()
     rows = {args.student.replace("seed", way, 1): args.student}
-    train(rows, args, STUDENT_IMAGES[args.student], settings, method_settings)
+    train(rows, args, STUDENT_IMAGES[args.student], settings | {"lr": args.lr}, method_settings)
 
 
 def train_taught(
