@@ -146,6 +146,11 @@ def test_timm_loads_it_by_name(
         assert all(torch.equal(v, network.state_dict()[k]) for k, v in model.state_dict().items())
         assert model.pretrained_cfg["hf_hub_id"] == f"seed-hub/{NAME}"
         assert model.pretrained_cfg["tag"] == "made_up"
+    first = dataclasses.replace(weight, name="seed_mobilenetv3_small.first", description="another")
+    monkeypatch.setattr(weights, "WEIGHTS", (first, weight))
+    overlay = {"hf_hub_id": weight.repository}  # as a card names one of several
+    other = timm.create_model("seed_mobilenetv3_small", pretrained=True, pretrained_cfg_overlay=overlay)
+    assert other.pretrained_cfg["tag"] == "made_up" and other.pretrained_cfg["description"] == "made up"
     grey = timm.create_model(NAME, pretrained=True, in_chans=1, num_classes=10)
     stem = network.get_parameter("conv_stem.weight").sum(1, keepdim=True)
     torch.testing.assert_close(grey.get_parameter("conv_stem.weight"), stem)

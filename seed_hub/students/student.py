@@ -113,7 +113,9 @@ def build(
     row = REGISTERED[name]
     if not pretrained_cfg or isinstance(pretrained_cfg, str):  # an empty one would be looked up among timm's
         tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
-        pretrained_cfg = our_cfg(row, _chosen(name, tag))
+        repository = (pretrained_cfg_overlay or {}).get("hf_hub_id")  # of one of ours: its facts come with it
+        named = next((weight.tag for weight in weights_of(name) if weight.repository == repository), None)
+        pretrained_cfg = our_cfg(row, _chosen(name, tag or named))
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)  # type: ignore[arg-type]
     if pretrained and not (cfg.file or cfg.url or cfg.state_dict or cfg.source):
         ours = [weight for weight in weights_of(name) if weight.repository == cfg.hf_hub_id]
