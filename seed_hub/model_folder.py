@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from seed_hub.encoder import Encoder, create_flexible
+from seed_hub import weights as released
+from seed_hub.encoder import Encoder, build_student, create_flexible
 from seed_hub.errors import SeedHubError
 from seed_hub.projection import describe, rebuild
 
@@ -110,13 +111,17 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
 
 
 def start_from(path: str, student: Encoder) -> nn.Sequential | None:
-    """Give ``student`` the weights of the run or model folder at ``path``; the head that lies beside them is returned.
+    """Give ``student`` the weights of the run or model folder at ``path``, or of the released weight of that name; the head
+    that lies beside them is returned.
 
     Raises:
-        SeedHubError: there is no such folder, or it holds another architecture.
+        SeedHubError: there is no such folder or weight, or it holds another architecture.
     """
     folder = Path(path)
-    found = load_model_folder(folder / "best" if (folder / "best" / CONFIG).exists() else folder)
+    if not folder.exists() and path in {weight.name for weight in released.WEIGHTS}:
+        found = build_student(path, pretrained=True)
+    else:
+        found = load_model_folder(folder / "best" if (folder / "best" / CONFIG).exists() else folder)
     if found.arch != student.arch:
         raise SeedHubError(
             f"{path} holds a {found.arch}, and the student is a {student.arch}: name the student it was trained as."

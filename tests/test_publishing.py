@@ -30,7 +30,7 @@ from seed_hub.errors import SeedHubError
 from seed_hub.golden import GOLDEN, KEY, golden_embeddings
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder
 from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
-from seed_hub.weights import sha256_of
+from seed_hub.weights import find_weight, sha256_of
 from tests.github_archive import archive, serving
 from tests.hub_server import TOKEN, HubServer
 from tests.made_up_run import SIDE, make_run, network, write_json
@@ -370,6 +370,12 @@ def test_the_terms_of_weights_it_started_from_count(tmp_path: Path) -> None:
     text = written(run, start_licence="cc-by-nc-4.0")
     assert ModelCard(text).data.license == "cc-by-nc-4.0"
     assert "went on from `earlier`, whose own images and hours come on top" in text
+
+
+def test_the_terms_of_a_released_weight_it_started_from_are_known(tmp_path: Path) -> None:
+    released = "seed_mobilenetv3_small.moco_r18_tin200"
+    run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start=released)
+    assert ModelCard(written(run)).data.license == find_weight(released).licence
 
 
 # Pushes.

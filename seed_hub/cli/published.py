@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seed_hub.cli.terminal import say
 from seed_hub.errors import SeedHubError
 from seed_hub.project import HUB_ORGANISATION
+from seed_hub.weights import WEIGHTS
 
 if TYPE_CHECKING:
     from seed_hub.cli.publish import CardSettings
@@ -115,10 +116,15 @@ def _lineage(record: RunRecord, settings: CardSettings) -> Lineage:
     start = record.settings.start
     if settings.start_licence and not start:
         raise SeedHubError(f"{record.path} started from no other weights: leave --start-licence out.")
+    released = {weight.name: weight.licence for weight in WEIGHTS}
     sources = [
         *_teachers(record, settings.teacher_licence),
         Source("images", settings.images_name or _plain(record.settings.data), settings.images_licence),
-        *([Source("start", _plain(start), settings.start_licence)] if start else []),
+        *(
+            [Source("start", _plain(start), settings.start_licence or released.get(start, ""))]
+            if start
+            else []
+        ),
     ]
     return decide(sources, settings.licence, settings.override_licence)
 

@@ -18,7 +18,7 @@ class RunSettings:
     student: str = "seed_mobilenetv3_large"
     """the network to train: a name of the zoo, or any timm architecture"""
     start: str = ""
-    """a run or model folder whose weights the student starts from; empty: from scratch"""
+    """a run or model folder, or a released weight (`seed-hub list`), that the student starts from; empty: from scratch"""
     share: float = 1.0
     """share of the images to train on, chosen by --seed, as much of every class where there are labels"""
     label_share: float = 1.0

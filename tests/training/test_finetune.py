@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from seed_hub.data import choose_share, open_images
+from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
-from seed_hub.model_folder import load_model_folder
+from seed_hub.model_folder import load_model_folder, start_from
 from seed_hub.teachers import load_teacher
 from seed_hub.training.run import run
+from seed_hub.weights import find_weight, locate
 
 
 def test_three_stages(settings, tmp_path):
@@ -29,6 +32,16 @@ def test_three_stages(settings, tmp_path):
     assert teacher(torch.rand(2, 3, 32, 32)).logits.shape == (2, 2)
     taught = replace(first, method="kd", teacher=f"seed:{tuned.out}", out=str(tmp_path / "taught"))
     assert run(taught, {"kd_temperature": 1.0}) is not None
+
+
+def test_a_student_starts_from_a_released_weight_by_its_name():
+    name = "seed_mobilenetv3_small.moco_r18_tin200"
+    student = build_student("seed_mobilenetv3_small")
+    assert start_from(name, student) is None  # released without a head
+    released = load_file(locate(find_weight(name)))
+    assert all(torch.equal(value, released[key]) for key, value in student.backbone.state_dict().items())
+    with pytest.raises(SeedHubError, match="config.json is missing"):
+        start_from(name + "x", student)
 
 
 def test_what_does_not_fit_is_refused(settings, teacher_run):

@@ -3,7 +3,7 @@
 Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/again.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 1e-3 \\
-        --start model_cards/seed_efficientnet_b0.moco_r18_tin200 --images 200000
+        --start seed_efficientnet_b0.moco_r18_tin200 --images 200000
 """
 
 from rows import train_taught

@@ -4,7 +4,7 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/ensemble.py --data tiny-imagenet-200 --out runs --student seed_resnet34 seed_vit_tiny --lr 1e-3
     python training/tin200/ensemble.py --data tiny-imagenet-200 --out runs --student seed_efficientnet_b0 --lr 1e-3 \\
-        --start model_cards/seed_efficientnet_b0.moco_r18_tin200 --images 160000
+        --start seed_efficientnet_b0.moco_r18_tin200 --images 160000
 """
 
 from rows import train_taught

@@ -7,7 +7,7 @@ views enlarged to 96 pixels, where it is better than at their 48. From scratch, 
 Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
     python training/tin200/imagenet.py --data tiny-imagenet-200 --out runs --teacher-file MOBILENETV2.safetensors \\
-        --student seed_mobilenetv3_large --start model_cards/seed_mobilenetv3_large.moco_r18_tin200 --lr 2e-3 --images 320000
+        --student seed_mobilenetv3_large --start seed_mobilenetv3_large.moco_r18_tin200 --lr 2e-3 --images 320000
 """
 
 from rows import MOBILENETV2, SEED, train_taught

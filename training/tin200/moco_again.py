@@ -7,11 +7,9 @@ Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
     python training/tin200/moco_again.py --data tiny-imagenet-200 --out runs
 """
 
-from pathlib import Path
-
 from rows import MOCO, parser, train
 
-START = str(Path(__file__).resolve().parents[2] / "model_cards" / "seed_resnet18.moco_r18_tin200")
+START = "seed_resnet18.moco_r18_tin200"
 IMAGES = 320_000
 
 if __name__ == "__main__":

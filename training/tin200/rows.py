@@ -112,7 +112,9 @@ def train_taught(
         help="peak learning rate (default: %(default)g); lower for longer runs, and for ViTs",
     )
     flags.add_argument(
-        "--start", default="", help="a model folder to go on from, for one student (default: from scratch)"
+        "--start",
+        default="",
+        help="a run or released weight to go on from, for one student (default: from scratch)",
     )
     flags.add_argument("--images", type=int, help="images seen (default: STUDENT_IMAGES)")
     args = flags.parse_args()
