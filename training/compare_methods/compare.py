@@ -2,6 +2,7 @@
 
     python training/compare_methods/compare.py methods --data tiny-imagenet-200 --teacher 'seed:runs/moco_resnet18?head=none' --out runs/compare
     python training/compare_methods/compare.py methods_supervised --data tiny-imagenet-200 --teacher seed:runs/classifier_resnet18 --out runs/compare
+    python training/compare_methods/compare.py going_on --data tiny-imagenet-200 --teacher 'file:MOBILENETV2.safetensors?arch=mobilenetv2_100&pad_type=same&mean=0.5&std=0.5&licence=apache-2.0' --out runs/going_on
     python training/compare_methods/compare.py ablations --data tiny-imagenet-200 --teacher seed:seed_resnet18.moco_r18_tin200 --out runs/ablations
 
 Each row is a ``seed-hub`` command, printed before it runs. A row that is done is not done again, one that was stopped goes
