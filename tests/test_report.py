@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from seed_hub.report import write_report
 from seed_hub.report.curves import Curve, draw, moving_average, nice_ticks
 from seed_hub.report.gallery import NEIGHBOURS, QUERIES
 from seed_hub.report.record import read_run
+from seed_hub.report.tables import code
+from seed_hub.training import monitor
 
 VERDICT = (
     "It worked: 45.2% of the teacher's 10 nearest neighbours are also the student's (untrained 7.2%, chance 2.0%), "
     "effective rank 79 -> 142."
 )
+HALF = monitor.Look(0.5, 0.5, 0.5, 0.5, 50.0, None)
 VOID = {"meta", "img", "br", "wbr", "path", "circle"}
 
 
@@ -157,6 +161,10 @@ def test_it_names_no_place_the_user_did_not(run: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in html_of(run)
     (tmp_path / "images").rename(tmp_path / "moved")
     assert str(tmp_path) not in html_of(run)
+
+
+def test_long_names_break_without_a_change_of_a_letter() -> None:
+    assert code("file:a_b?c=<1>&d") == "<code>file:<wbr>a_<wbr>b?<wbr>c=&lt;1&gt;&amp;<wbr>d</code>"
 
 
 def test_names_are_text_not_markup(run: Path) -> None:
@@ -338,7 +346,14 @@ def test_many_skipped_images_are_counted_and_the_first_shown(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "tone"), [(VERDICT, "good"), ("Barely: 9%.", "fair"), ("COLLAPSED: 9%.", "bad")]
+    ("verdict", "tone"),
+    [
+        (VERDICT, "good"),
+        ("Barely: 9%.", "fair"),
+        ("COLLAPSED: 9%.", "bad"),
+        (monitor.verdict(HALF, replace(HALF, agreement=0.53), 2000, start="x"), "good"),
+        (monitor.verdict(HALF, HALF, 2000, start="x"), "fair"),
+    ],
 )
 def test_the_verdict_has_its_colour(run: Path, verdict: str, tone: str) -> None:
     write_run(run, verdict=verdict, data="gone")

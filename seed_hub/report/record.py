@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from seed_hub.training.settings import RunSettings
 
 # How verdicts begin, and how each is coloured; whatever else they say is bad news.
-TONES = {"It worked": "good", "Barely": "fair", "Too few to tell": "open"}
+TONES = {
+    "It worked": "good",
+    "It gained on what it started with": "good",
+    "It kept what it started with": "fair",
+    "Barely": "fair",
+    "Too few to tell": "open",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class RunRecord:
         if self.verdict is None:
             return "Not finished.", self._so_far(), "open"
         word, _, rest = self.verdict.replace(" -> ", " → ").partition(": ")
-        return f"{word.capitalize()}.", rest, TONES.get(word, "bad")
+        return f"{word.capitalize()}.", rest, TONES.get(word.partition(" (")[0], "bad")
 
     def _so_far(self) -> str:
         if not self.steps:

@@ -110,7 +110,7 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> str:
 
 def code(text: str) -> str:
     """Long names break after a slash, a colon or an underscore."""
-    return "<code>" + re.sub(r"([/:_?&])", r"\1<wbr>", escape(text)) + "</code>"
+    return "<code>" + "<wbr>".join(map(escape, re.split(r"(?<=[/:_?&])", text))) + "</code>"
 
 
 def _table(header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str) -> str:

@@ -185,7 +185,8 @@ def verdict(first: Look, best: Look, n: int, start: str = "") -> str:
         return f"It worked: {numbers}."
     of_classes = best.agreement is None and best.accuracy is not None  # by a classifier that is always new
     if start and not of_classes and gain > -0.01:
-        return f"It kept what it started with ({100 * gain:+.1f} points): {numbers}."
+        did = "gained on" if gain > 0.01 else "kept"
+        return f"It {did} what it started with ({100 * gain:+.1f} points): {numbers}."
     if gain > 0.01:
         return f"Barely: {numbers}. Train longer, or look at the report's neighbours before you use it."
     suspects = "learning rate, the teacher" if best.agreement is not None else "learning rate"

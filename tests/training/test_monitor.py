@@ -30,6 +30,7 @@ def test_the_verdict_is_against_the_untrained_student(after, rank, word):
     ("after", "words"),
     [
         (0.9, "It worked: 90.0%"),
+        (0.524, "It gained on what it started with (+2.4 points): 52.4% of"),
         (0.505, "It kept what it started with (+0.5 points): 50.5% of"),
         (0.495, "(-0.5 points)"),
         (0.4, "It did not work: 40.0%"),
