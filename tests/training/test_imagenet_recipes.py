@@ -106,6 +106,7 @@ def test_a_recipe_opens_with_claim_cost_and_a_command_that_works(recipes, parsed
         known = teachers[name]
         top1 = f"({known['linear']})" if known["read_in"] == recalled else f"{known['linear']}"
         assert f"\nTeacher: {known['epochs']} epochs, published linear top-1 {top1}.\n" in text
+        assert "\nCheckpoint: " in text
     at = train.index("--data")
     assert train[at - 1] == f"training/imagenet/{name}.py"
     ran = []

@@ -2,6 +2,7 @@
 
 Claim: published linear top-1 (63.0) of efficientnet_b0, (63.4) of efficientnet_b1, (59.9) of mobilenetv3_large, (58.9) of resnet18, (61.6) of resnet34 (in brackets: from memory); not measured here yet.
 Teacher: 200 epochs, published linear top-1 (70.3).
+Checkpoint: res101-moco-v2-checkpoint_0199.pth.tar, linked from the README of SEED's code (github.com/jacobswan1/SEED).
 Cost: 6.8 x 10^18 operations for resnet18, 340 V100 hours at the pace of MoCo v2's own run; docs/imagenet.md has others, --estimate is for this machine.
 
     seed-hub convert CHECKPOINT --arch resnet101 --out teachers/moco_v2_resnet101

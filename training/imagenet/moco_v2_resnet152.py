@@ -2,6 +2,7 @@
 
 Claim: published linear top-1 (65.3) of efficientnet_b0, (67.3) of efficientnet_b1, (61.4) of mobilenetv3_large, 59.5 of resnet18, 62.7 of resnet34 (in brackets: from memory); not measured here yet.
 Teacher: 800 epochs, published linear top-1 74.1.
+Checkpoint: 800-resnet152-moco-v2-checkpoint_0799.pth.tar, linked from the README of SEED's code (github.com/jacobswan1/SEED).
 Cost: 8.7 x 10^18 operations for resnet18, 440 V100 hours at the pace of MoCo v2's own run; docs/imagenet.md has others, --estimate is for this machine.
 
     seed-hub convert CHECKPOINT --arch resnet152 --out teachers/moco_v2_resnet152

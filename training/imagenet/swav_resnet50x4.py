@@ -2,6 +2,7 @@
 
 Claim: published linear top-1 74.3 of resnet50; not measured here yet.
 Teacher: 400 epochs, published linear top-1 77.9.
+Checkpoint: https://dl.fbaipublicfiles.com/deepcluster/swav_RN50w4_400ep_pretrain.pth.tar
 Cost: 164.5 x 10^18 operations for resnet50, 8,300 V100 hours at the pace of MoCo v2's own run; docs/imagenet.md has others, --estimate is for this machine.
 
     seed-hub convert CHECKPOINT --arch resnet50x4 --out teachers/swav_resnet50x4
