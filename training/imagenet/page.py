@@ -29,8 +29,9 @@ end: a test takes every one through two steps in miniature. `python training/ima
 {recipes}
 
 `FOLDER` is what `seed-hub convert` made of a published checkpoint; other teachers are fetched by their names. Each file opens
-with its commands, and says where its README has that checkpoint; none was fetched here. [training/launch](../training/launch) has what more than one machine needs: it takes the words of `seed-hub`,
-which a recipe prints with `--show`.
+with its commands, and says where its authors have that checkpoint; none was fetched here.
+[training/launch](../training/launch) has what more than one machine needs: it takes the words of `seed-hub`, which a recipe
+prints with `--show`.
 
 ## What is published
 
