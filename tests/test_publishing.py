@@ -372,6 +372,18 @@ def test_the_terms_of_weights_it_started_from_count(tmp_path: Path) -> None:
     assert "went on from `earlier`, whose own images and hours come on top" in text
 
 
+def test_a_teacher_that_learnt_from_labels_is_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet")
+    plain = written(run)
+    card([*flags(run), "--teacher-labels"])
+    said = (run / "card" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "No label was used in this run." in plain and "self-supervised-learning" in ModelCard(plain).data.tags
+    )
+    assert "No label was used in this run, and its teacher had learnt from labels." in said
+    assert "self-supervised-learning" not in ModelCard(said).data.tags
+
+
 def test_the_terms_of_a_released_weight_it_started_from_are_known(tmp_path: Path) -> None:
     released = "seed_mobilenetv3_small.moco_r18_tin200"
     run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start=released)

@@ -107,9 +107,9 @@ def release(run: Path, settings: ReleaseSettings, root: Path) -> Weight:
 
 
 def refresh(root: Path) -> list[str]:
-    """Write each card again whose results, or whose text, are no longer the same; their names."""
+    """Write each card again whose results, text, or what it is made of are no longer the same; their names."""
     from seed_hub.cli.published import publication_of_folder
-    from seed_hub.publishing.publication import CARD, RESULTS, write_folder
+    from seed_hub.publishing.publication import CARD, RESULTS, RUN, write_folder
 
     written = []
     for place in sorted(path.parent for path in root.glob(f"model_cards/*/{CARD}")):
@@ -118,7 +118,9 @@ def refresh(root: Path) -> list[str]:
         _check_measured(publication)
         with tempfile.TemporaryDirectory() as temporary:
             folder = write_folder(publication, Path(temporary) / place.name)
-            if any((folder / name).read_bytes() != (place / name).read_bytes() for name in (CARD, RESULTS)):
+            if any(
+                (folder / name).read_bytes() != (place / name).read_bytes() for name in (CARD, RESULTS, RUN)
+            ):
                 shutil.rmtree(place)
                 shutil.move(folder, place)
                 written.append(place.name)
@@ -229,7 +231,8 @@ def _row(publication: Publication) -> Weight:
         sha256=sha256_of(publication.model / FILE_NAME),
         licence=publication.lineage.licence.identifier,
         description=f"{taught}, {settings['data']}, {facts['images_seen']:,} views of {settings['size']} px, "
-        f"{'with' if publication.labelled else 'no'} labels",
+        f"{'with' if publication.labelled else 'no'} labels"
+        + (", its teacher with labels" if publication.teacher_labelled else ""),
         input_size=config["pretrained_cfg"]["input_size"][-1],
         tensors=publication.measured[0].line["model"]["sha256"],
     )

@@ -28,6 +28,8 @@ class CardSettings:
     """what the page calls the images (default: the last part of the run's --data)"""
     teacher_licence: str = ""
     """terms of the teacher's weights, where the run does not know them"""
+    teacher_labels: bool = False
+    """the teacher learnt from labels: the page says so, and does not call the student self-supervised"""
     start_licence: str = ""
     """terms of the weights that the student started from, if it did"""
     licence: str = ""

@@ -42,6 +42,8 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
         raise SeedHubError(
             f"--size {settings.size} is no side of a picture: name one of {LEAST_SIDE} pixels or more."
         )
+    if settings.teacher_labels and not record.settings.teacher:
+        raise SeedHubError(f"{run} had no teacher: leave --teacher-labels out.")
     terms = Path(settings.licence_file) if settings.licence_file else None
     if terms is not None and not terms.is_file():
         raise SeedHubError(f"There is no file {terms}: --licence-file names the text of the licence.")
@@ -59,6 +61,7 @@ def publication_of_run(run: Path, settings: CardSettings) -> Publication:
         hours=record.seconds / 3600,
         images_seen=record.images_seen,
         labelled=_learns_from_labels(record),
+        teacher_labelled=settings.teacher_labels,
         verdict=record.verdict or "",
         measured=_measured(record, run / "best", files),
         curves=_curves(record),

@@ -44,7 +44,7 @@ def metadata(publication: Publication) -> str:
     licence = publication.lineage.licence
     method = publication.settings["method"]
     tags = ["timm", "transformers"]
-    tags += [] if publication.labelled else ["self-supervised-learning"]
+    tags += ["self-supervised-learning"] if publication.label_free else []
     tags += ["knowledge-distillation"] if publication.settings.get("teacher") else []
     results = [_eval_result(each) for each in publication.measured if "shortened" not in each.line]
     data = ModelCardData(
@@ -85,13 +85,14 @@ def _opening(publication: Publication, config: dict[str, Any], width: int, param
     facts, settings = config["seed_hub"], publication.settings
     teacher = facts.get("teacher")
     taught = f"distilled from `{teacher}`" if teacher else "trained by itself"
-    labels = "It learnt from labels" if publication.labelled else "No label was used"
+    labels = "It learnt from labels in this run" if publication.labelled else "No label was used in this run"
+    labels += ", and its teacher had learnt from labels" if publication.teacher_labelled else ""
     look = [f"\n\nAt the end of the run: {publication.verdict}"] if publication.verdict else []
     return (
         f"# {publication.repository.partition('/')[2]}\n\n"
         f"A `{config['architecture']}` {taught} by the method `{settings['method']}`, made with "
         f"[{GITHUB_REPOSITORY}](https://github.com/{GITHUB_REPOSITORY}). It turns an image into an embedding and has no "
-        f"classifier. {labels} in this run.\n\n"
+        f"classifier. {labels}.\n\n"
         f"- {parameters / 1e6:.1f} M parameters; embedding of {width} numbers\n"
         f"- trained on views of {settings['size']} px; mean {config['pretrained_cfg']['mean']}, std "
         f"{config['pretrained_cfg']['std']}\n"

@@ -96,6 +96,8 @@ class Publication:
     """over the whole run; the weights may be of an earlier moment"""
     labelled: bool = False
     """the method learnt from labels"""
+    teacher_labelled: bool = False
+    """its teacher had learnt from labels"""
     verdict: str = ""
     measured: tuple[Measured, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -125,6 +127,11 @@ class Publication:
     def before(self) -> str:
         """What the student was before the first step."""
         return "at the start" if self.settings.get("start") else "untrained"
+
+    @property
+    def label_free(self) -> bool:
+        """No label went into it, by way of its teacher neither."""
+        return not (self.labelled or self.teacher_labelled)
 
     @property
     def config(self) -> dict[str, Any]:
