@@ -1,8 +1,8 @@
 """A student by SEED from a supervised ImageNet network, MobileNetV2, going on from its released weights: an extra.
 
 No label of these images is used, but the teacher learnt from ImageNet's, of which these classes are a part. It sees the
-views enlarged to 96 pixels, where it is better than at their 48. From scratch, students learnt next to nothing of it in
-24,000 images; from what a self-supervised teacher has taught them they go on at once (docs/methods.md).
+views enlarged to 96 pixels, where it is better than at their 48. From scratch students are slow to find their way to it; from
+what a self-supervised teacher has taught them they go on at once (docs/methods.md).
 
 Score, cost and hardware: see eval/results/students.jsonl and docs/results.md.
 
