@@ -380,7 +380,7 @@ def test_a_teacher_that_learnt_from_labels_is_said(tmp_path: Path) -> None:
     assert (
         "No label was used in this run." in plain and "self-supervised-learning" in ModelCard(plain).data.tags
     )
-    assert "No label was used in this run, and its teacher had learnt from labels." in said
+    assert "No label was used in this run, but its teacher had learnt from labels." in said
     assert "self-supervised-learning" not in ModelCard(said).data.tags
 
 

@@ -86,7 +86,8 @@ def _opening(publication: Publication, config: dict[str, Any], width: int, param
     teacher = facts.get("teacher")
     taught = f"distilled from `{teacher}`" if teacher else "trained by itself"
     labels = "It learnt from labels in this run" if publication.labelled else "No label was used in this run"
-    labels += ", and its teacher had learnt from labels" if publication.teacher_labelled else ""
+    if publication.teacher_labelled:
+        labels += f", {'and' if publication.labelled else 'but'} its teacher had learnt from labels"
     look = [f"\n\nAt the end of the run: {publication.verdict}"] if publication.verdict else []
     return (
         f"# {publication.repository.partition('/')[2]}\n\n"
