@@ -43,6 +43,8 @@ def save_model(
 
 def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
     """timm's config.json for ``encoder``: plain architecture, no classes; timm and transformers both need ``model_args``."""
+    from seed_hub.publishing.licences import recorded_licence  # its package imports this file
+
     cfg = encoder.backbone.pretrained_cfg
     keep = ["interpolation", "crop_pct", "fixed_input_size", "pool_size", "first_conv", "classifier"]
     args: dict[str, Any] = {}
@@ -58,8 +60,8 @@ def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
         "std": list(encoder.std),
         "num_classes": 0,
     }
-    if encoder.licence:
-        pretrained["license"] = encoder.licence
+    if encoder.licence and (licence := recorded_licence(encoder.licence, facts)):
+        pretrained["license"] = licence
     return {
         "architecture": encoder.arch,
         "num_classes": 0,
@@ -77,6 +79,8 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
     Raises:
         SeedHubError: a file is missing or damaged, or does not fit the architecture.
     """
+    from seed_hub.publishing.licences import recorded_licence
+
     config_path = folder / CONFIG
     try:
         config = json.loads(config_path.read_text())
@@ -106,13 +110,29 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
         input_size=pretrained["input_size"][-1],
         head=None if scores else projection,
         classifier=projection if scores else None,
-        licence=pretrained.get("license"),
+        licence=recorded_licence(pretrained.get("license"), facts),
     )
 
 
+def model_in(folder: Path) -> Path:
+    """The model folder of a run, or ``folder`` itself."""
+    return folder / "best" if (folder / "best" / CONFIG).exists() else folder
+
+
+def licence_in(folder: Path) -> str | None:
+    """What the config.json of a run or model folder says of its terms; None if it, or the folder, does not."""
+    from seed_hub.publishing.licences import recorded_licence
+
+    try:
+        config = json.loads((model_in(folder) / CONFIG).read_text(encoding="utf-8"))
+        return recorded_licence(config["pretrained_cfg"].get("license"), config.get("seed_hub", {}))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def start_from(path: str, student: Encoder) -> nn.Sequential | None:
-    """Give ``student`` the weights of the run or model folder at ``path``, or of the released weight of that name; the head
-    that lies beside them is returned.
+    """Give ``student`` the weights, and with them the licence, of the run or model folder at ``path``, or of the released
+    weight of that name; the head that lies beside them is returned.
 
     Raises:
         SeedHubError: there is no such folder or weight, or it holds another architecture.
@@ -121,12 +141,13 @@ def start_from(path: str, student: Encoder) -> nn.Sequential | None:
     if not folder.exists() and path in {weight.name for weight in released.WEIGHTS}:
         found = build_student(path, pretrained=True)
     else:
-        found = load_model_folder(folder / "best" if (folder / "best" / CONFIG).exists() else folder)
+        found = load_model_folder(model_in(folder))
     if found.arch != student.arch:
         raise SeedHubError(
             f"{path} holds a {found.arch}, and the student is a {student.arch}: name the student it was trained as."
         )
     student.backbone.load_state_dict(found.backbone.state_dict())
+    student.licence = found.licence
     head = found.head or found.classifier
     return head if isinstance(head, nn.Sequential) else None
 

@@ -29,7 +29,8 @@ from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.golden import GOLDEN, KEY, golden_embeddings
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder
-from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide
+from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide, recorded_licence
+from seed_hub.teachers import load_teacher
 from seed_hub.weights import find_weight, sha256_of
 from tests.github_archive import archive, serving
 from tests.hub_server import TOKEN, HubServer
@@ -180,6 +181,27 @@ def test_an_override_needs_a_reason_and_something_to_override() -> None:
         decide(terms, "", "why not")
     with pytest.raises(SeedHubError, match="name the student's own --licence"):
         decide(sources("cc-by-nd-4.0", "own"), "", "they agreed")
+
+
+@pytest.mark.parametrize(
+    ("licence", "facts", "bound"),
+    [
+        (None, {"teacher_licence": "cc-by-nc-4.0"}, "cc-by-nc-4.0"),
+        (None, {"teacher_licence": "mit + cc-by-nc-4.0", "start_licence": None}, "cc-by-nc-4.0"),
+        (None, {"teacher_licence": "apache-2.0", "start_licence": "research-only"}, "research-only"),
+        ("cc-by-nc-4.0", {"teacher_licence": "mit"}, "cc-by-nc-4.0"),
+        (None, {"teacher_licence": "mit + unknown"}, None),
+        (None, {"teacher_licence": "cc-by-nc-4.0 + unknown"}, "cc-by-nc-4.0"),
+        (None, {"teacher_licence": "mit + somebody's"}, "somebody's"),
+        (None, {"teacher_licence": None}, None),
+        (None, {}, None),
+        (None, {"lineage": {"licence": "cc-by-4.0"}, "teacher_licence": "cc-by-nc-4.0"}, "cc-by-4.0"),
+    ],
+)
+def test_a_model_is_bound_by_what_its_config_records(
+    licence: str | None, facts: dict[str, object], bound: str | None
+) -> None:
+    assert recorded_licence(licence, facts) == bound
 
 
 # Cards.
@@ -370,6 +392,43 @@ def test_the_terms_of_weights_it_started_from_count(tmp_path: Path) -> None:
     text = written(run, start_licence="cc-by-nc-4.0")
     assert ModelCard(text).data.license == "cc-by-nc-4.0"
     assert "went on from `earlier`, whose own images and hours come on top" in text
+
+
+def recording(folder: Path, licence: str) -> Path:
+    """A run whose teacher was under these terms."""
+    run = make_run(folder, network("test_resnet"), "test_resnet")
+    config = json.loads((run / "best" / CONFIG).read_text())
+    config["seed_hub"]["teacher_licence"] = licence
+    write_json(run / "best" / CONFIG, config)
+    return run
+
+
+@pytest.mark.parametrize("where", ["", "best"])
+def test_a_run_that_it_started_from_binds_it(where: str, tmp_path: Path) -> None:
+    start = str(recording(tmp_path / "first", "cc-by-nc-4.0") / where)
+    run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start=start)
+    assert ModelCard(written(run)).data.license == "cc-by-nc-4.0"
+    with pytest.raises(
+        SeedHubError, match=r"terms of the start \S+ are known \(cc-by-nc-4.0\): leave --start"
+    ):
+        card(flags(run, start_licence="own"))
+    text = written(run, start_licence="cc-by-nc-sa-4.0")  # its images may ask for more
+    assert ModelCard(text).data.license == "cc-by-nc-sa-4.0"
+
+
+def test_what_the_run_recorded_of_its_start_is_enough(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", network("test_resnet"), "test_resnet", start="/home/someone/gone")
+    config = json.loads((run / "best" / CONFIG).read_text())
+    config["seed_hub"]["start_licence"] = "cc-by-nc-4.0"
+    write_json(run / "best" / CONFIG, config)
+    assert ModelCard(written(run)).data.license == "cc-by-nc-4.0"
+    assert "start_licence" not in json.loads((run / "card" / CONFIG).read_text())["seed_hub"]
+
+
+def test_a_run_that_taught_another_binds_it(tmp_path: Path) -> None:
+    teacher = load_teacher(f"seed:{recording(tmp_path / 'first', 'cc-by-nc-4.0')}")
+    assert teacher.licence == "cc-by-nc-4.0"
+    assert load_teacher(f"seed:{recording(tmp_path / 'second', 'unknown')}").licence is None
 
 
 def test_a_teacher_that_learnt_from_labels_is_said(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class CardSettings:
     teacher_labels: bool = False
     """the teacher learnt from labels: the page says so, and does not call the student self-supervised"""
     start_licence: str = ""
-    """terms of the weights that the student started from, if it did"""
+    """terms of the weights that the student started from, where they are not recorded"""
     licence: str = ""
     """licence of the student (default: what teacher and images ask for)"""
     licence_file: str = ""

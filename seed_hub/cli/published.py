@@ -116,20 +116,41 @@ def _learns_from_labels(record: RunRecord) -> bool:
 def _lineage(record: RunRecord, settings: CardSettings) -> Lineage:
     from seed_hub.publishing.licences import Source, decide
 
-    start = record.settings.start
-    if settings.start_licence and not start:
-        raise SeedHubError(f"{record.path} started from no other weights: leave --start-licence out.")
-    released = {weight.name: weight.licence for weight in WEIGHTS}
     sources = [
         *_teachers(record, settings.teacher_licence),
         Source("images", settings.images_name or _plain(record.settings.data), settings.images_licence),
-        *(
-            [Source("start", _plain(start), settings.start_licence or released.get(start, ""))]
-            if start
-            else []
-        ),
+        *_start(record, settings.start_licence),
     ]
     return decide(sources, settings.licence, settings.override_licence)
+
+
+def _start(record: RunRecord, stated: str) -> list[Source]:
+    """The weights that the run started from, if it did, under the terms that are recorded of them; ``stated`` are others
+    where none are, or stricter ones: the terms of their images may not be recorded."""
+    from seed_hub.publishing.licences import KNOWN, Source, most_restrictive
+
+    start = record.settings.start
+    if stated and not start:
+        raise SeedHubError(f"{record.path} started from no other weights: leave --start-licence out.")
+    if not start:
+        return []
+    recorded = _recorded_start(record.path, start)
+    if stated and recorded in KNOWN and most_restrictive((recorded, stated)) != stated:
+        raise SeedHubError(
+            f"The terms of the start {_plain(start)} are known ({recorded}): leave --start-licence out, or name stricter ones."
+        )
+    return [Source("start", _plain(start), stated or recorded)]
+
+
+def _recorded_start(run: Path, start: str) -> str:
+    """By the run itself, or where it started; empty if by neither."""
+    from seed_hub.model_folder import licence_in
+
+    recorded = _facts(run).get("start_licence") or "unknown"
+    if recorded == "unknown":  # of an earlier version, or before the start had a card
+        released = {weight.name: weight.licence for weight in WEIGHTS}
+        recorded = (licence_in(Path(start)) if Path(start).exists() else released.get(start)) or ""
+    return recorded
 
 
 def _teachers(record: RunRecord, stated: str) -> list[Source]:
@@ -153,14 +174,18 @@ def _teachers(record: RunRecord, stated: str) -> list[Source]:
 
 def _recorded_licences(run: Path, teachers: int) -> list[str]:
     """One for each teacher; "unknown" where the run wrote none."""
+    found = (_facts(run).get("teacher_licence") or "").split(" + ")
+    return found if teachers and len(found) == teachers else ["unknown"] * teachers
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    """What the run wrote of its best model."""
     try:
-        facts = json.loads((run / "best" / "config.json").read_text(encoding="utf-8"))["seed_hub"]
+        return json.loads((run / "best" / "config.json").read_text(encoding="utf-8"))["seed_hub"]
     except (OSError, ValueError, KeyError) as error:
         raise SeedHubError(
             f"{run} holds no trained model: a run has one in best/ after its first look at held-out images."
         ) from error
-    found = (facts.get("teacher_licence") or "").split(" + ")
-    return found if teachers and len(found) == teachers else ["unknown"] * teachers
 
 
 def _measured(record: RunRecord, model: Path, files: Sequence[Path]) -> tuple[Measured, ...]:

@@ -147,6 +147,35 @@ class Lineage:
         return cls(sources, licence, content["allowed"], content["override"] or "")
 
 
+def most_restrictive(licences: Sequence[str]) -> str | None:
+    """Of terms that all bind, those that forbid most; None where some are "unknown" and may forbid more than the rest.
+
+    One that is not in the table comes first: it cannot be ranked, and :func:`decide` refuses it.
+    """
+    known = [each for each in licences if each != "unknown"]
+    if unlisted := [each for each in known if each not in KNOWN]:
+        return unlisted[0]
+    first = max((KNOWN[each] for each in known), key=_strictness, default=None)
+    if first is None or ("unknown" in licences and first.rank < Rank.NON_COMMERCIAL):
+        return None
+    return first.identifier
+
+
+def recorded_licence(licence: str | None, facts: dict[str, Any]) -> str | None:
+    """What binds those who learn or start from a model, by its config.json; None if that does not say.
+
+    A run records the terms of its teachers and of what it started from; those of its images only a card adds.
+
+    Args:
+        licence: of ``pretrained_cfg``.
+        facts: under ``"seed_hub"``.
+    """
+    if facts.get("lineage"):
+        return licence or facts["lineage"].get("licence")
+    taught, start = facts.get("teacher_licence"), facts.get("start_licence")
+    return most_restrictive([each for each in (licence, start, *(taught or "").split(" + ")) if each])
+
+
 def find_licence(identifier: str, what: str, flag: str) -> Licence:
     """The entry of the table.
 
@@ -176,7 +205,7 @@ def decide(sources: Sequence[Source], licence: str = "", override: str = "") -> 
             reason to go on; or a reason and nothing to override.
     """
     terms = [find_licence(s.licence, f"the {s.role} {s.name}", f"--{s.role}-licence") for s in sources]
-    strictest = max(terms, key=lambda each: (each.rank, each.same_terms))
+    strictest = max(terms, key=_strictness)
     allowed, problem = _allowed(strictest, terms)
     chosen = (
         find_licence(licence or allowed or "", "the student", "--licence") if licence or allowed else None
@@ -203,6 +232,10 @@ def decide(sources: Sequence[Source], licence: str = "", override: str = "") -> 
         )
     assert chosen is not None
     return Lineage(tuple(sources), chosen, allowed, " ".join(override.split()))
+
+
+def _strictness(licence: Licence) -> tuple[Rank, bool]:
+    return licence.rank, licence.same_terms
 
 
 def _allowed(strictest: Licence, terms: Sequence[Licence]) -> tuple[str | None, str]:

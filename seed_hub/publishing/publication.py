@@ -154,7 +154,8 @@ class Publication:
         if self.size:
             pretrained["input_size"] = [3, self.size, self.size]
         facts = config.get("seed_hub", {}) | {"lineage": self.lineage.as_json()}
-        facts.pop("teacher_licence", None)  # the lineage has it, also where the run did not know it
+        for known in ("teacher_licence", "start_licence"):  # the lineage has them, also where the run did not
+            facts.pop(known, None)
         if not self.with_head:
             facts.pop("projection_head", None)
         return config | {"pretrained_cfg": pretrained, "seed_hub": facts}

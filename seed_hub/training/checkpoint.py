@@ -89,6 +89,7 @@ def ship(
         "teacher": " + ".join(without_folders(teacher.name) for teacher in teachers) or None,
         "teacher_revision": " + ".join(describe(t).revision or "unknown" for t in teachers) or None,
         "teacher_licence": " + ".join(teacher.licence or "unknown" for teacher in teachers) or None,
+        "start_licence": (method.student.licence or "unknown") if settings.start else None,
         "size": settings.size,
         "step": step,
         "images_seen": step * settings.batch_size,

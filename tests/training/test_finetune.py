@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from seed_hub.data import choose_share, open_images
 from seed_hub.encoder import build_student
 from seed_hub.errors import SeedHubError
-from seed_hub.model_folder import load_model_folder, start_from
+from seed_hub.model_folder import CONFIG, load_model_folder, start_from
 from seed_hub.teachers import load_teacher
 from seed_hub.training.run import run
 from seed_hub.weights import find_weight, locate
@@ -32,6 +34,17 @@ def test_three_stages(settings, tmp_path):
     assert teacher(torch.rand(2, 3, 32, 32)).logits.shape == (2, 2)
     taught = replace(first, method="kd", teacher=f"seed:{tuned.out}", out=str(tmp_path / "taught"))
     assert run(taught, {"kd_temperature": 1.0}) is not None
+
+
+def test_the_terms_of_where_it_started_go_along(settings, teacher_run, tmp_path):
+    config = json.loads((teacher_run / "best" / CONFIG).read_text())
+    config["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
+    start = shutil.copytree(teacher_run / "best", tmp_path / "start")
+    (start / CONFIG).write_text(json.dumps(config))
+    run(settings(start=str(start)))
+    facts = json.loads((tmp_path / "run" / "last" / CONFIG).read_text())["seed_hub"]
+    assert facts["start_licence"] == "cc-by-nc-4.0"
+    assert load_model_folder(tmp_path / "run" / "last").licence == "cc-by-nc-4.0"
 
 
 def test_a_student_starts_from_a_released_weight_by_its_name():
