@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from seed_hub import weights as released
-from seed_hub.encoder import Encoder, build_student, create_flexible
+from seed_hub.encoder import Encoder, Frozen, build_student, create_flexible
 from seed_hub.errors import SeedHubError
 from seed_hub.projection import describe, rebuild
 
@@ -25,13 +25,29 @@ WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "projection_head.saf
 
 
 def save_model(
-    folder: Path, encoder: Encoder, facts: dict[str, Any], head: nn.Sequential | None = None
+    folder: str | os.PathLike[str],
+    encoder: Encoder | Frozen,
+    facts: dict[str, Any] | None = None,
+    head: nn.Sequential | None = None,
 ) -> None:
     """Write ``encoder`` (float32, headless) and, apart, its projection head.
 
     Each file is replaced in one step, weights before the config that names them; an interrupted save leaves the old
-    files. ``facts`` goes under ``"seed_hub"`` and must be JSON.
+    files.
+
+    Args:
+        facts: go under ``"seed_hub"`` and must be JSON.
+        head: None: the encoder's own, if it has one.
+
+    Raises:
+        SeedHubError: the network is not timm's, or a file cannot be written.
     """
+    encoder = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    folder, facts = Path(folder), facts or {}
+    if not hasattr(encoder.backbone, "pretrained_cfg"):
+        raise SeedHubError(f"{encoder.name} is no network of timm's, which model folders hold: save another.")
+    if head is None and isinstance(encoder.head, nn.Sequential):
+        head = encoder.head
     folder.mkdir(parents=True, exist_ok=True)
     if head is not None:
         _replace_tensors(folder / HEAD, head)
@@ -95,6 +111,8 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
         )
     backbone = create_flexible(arch, num_classes=0, **config.get("model_args") or {})
     _load_strictly(backbone, folder / WEIGHTS)
+    # What timm knows of the name is of its own weights: saved again, these would be fed otherwise.
+    backbone.pretrained_cfg |= {k: tuple(v) if isinstance(v, list) else v for k, v in pretrained.items()}
     facts = config.get("seed_hub", {})
     projection = None
     if head and (folder / HEAD).exists() and facts.get("projection_head"):
