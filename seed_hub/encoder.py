@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor, *, stages: bool = False) -> Features:
         """``pixels`` ``[B, 3, H, W]`` in [0, 1] (float) -> :class:`Features`."""
-        x = pixels * self.scale + self.shift
+        x = self.normalise(pixels)
         maps: list[Tensor] = []
         if stages:
             last, maps = self.backbone.forward_intermediates(x)
@@ -128,6 +128,25 @@ class Encoder(nn.Module):
             projected=self.head(pooled) if self.head is not None else None,
             stages=list(maps),
         )
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """As the backbone wants them.
+
+        Raises:
+            SeedHubError: of another type or shape: bytes would be 255 times too bright, and one channel or image would be
+                broadcast. Values are not looked at, which would wait for the device.
+        """
+        if not (
+            pixels.ndim == 4
+            and pixels.is_floating_point()
+            and self.scale.shape[1] in (1, pixels.shape[1])  # one mean may be for all channels
+        ):
+            given = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+            raise SeedHubError(
+                f"{self.name} was given {given}: give it a batch of floats [B, {self.scale.shape[1]}, H, W] in [0, 1], such as "
+                "bytes divided by 255."
+            )
+        return pixels * self.scale + self.shift
 
 
 class Frozen(nn.Module):

@@ -9,6 +9,16 @@ import torch
 from seed_hub import catalog
 from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError
+from seed_hub.teachers.foreign import ForeignEncoder, Reader
+
+
+class Pooled(torch.nn.Module):
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(pixels).pooled
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,37 @@ def test_stages_are_feature_maps_shallow_to_deep():
     stages = build_student("seed_resnet18").eval()(torch.rand(1, 3, 64, 64), stages=True).stages
     assert [s.shape[1] for s in stages][-4:] == [64, 128, 256, 512]
     assert [s.shape[-1] for s in stages][-4:] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "given"),
+    [
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r"uint8 \[2, 3, 32, 32\]"),
+        (torch.zeros(2, 1, 32, 32), r"float32 \[2, 1, 32, 32\]"),
+        (torch.zeros(2, 32, 32, 3), r"float32 \[2, 32, 32, 3\]"),
+        (torch.zeros(3, 32, 32), r"float32 \[3, 32, 32\]"),
+    ],
+)
+def test_other_pixels_are_refused(pixels: torch.Tensor, given: str) -> None:
+    said = rf"it was given {given}: give it a batch of floats \[B, 3, H, W\] in \[0, 1\]"
+    encoder = Encoder(timm.create_model("test_resnet", num_classes=0), arch="test_resnet", name="it")
+    foreign = ForeignEncoder(Reader(encoder.backbone, pooling="avg"), arch="test_resnet", name="it")
+    for ask in (encoder, foreign, Frozen(encoder), Frozen(encoder).embed):
+        with pytest.raises(SeedHubError, match=said):
+            ask(pixels)
+    assert Frozen(encoder).embed(torch.rand(1, 3, 32, 32)).shape == (1, encoder.width)
+
+
+def test_the_look_at_the_pixels_is_captured_and_compiled_away() -> None:
+    encoder = Encoder(timm.create_model("test_resnet", num_classes=0), arch="test_resnet").eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    program = torch.export.export(
+        Pooled(encoder), (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    more = torch.rand(5, 3, 32, 32)
+    torch.testing.assert_close(program.module()(more), encoder(more).pooled)
+    compiled = torch.compile(Pooled(encoder), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(pixels), encoder(pixels).pooled)
 
 
 def test_logits_where_there_is_a_classifier():

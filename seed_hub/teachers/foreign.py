@@ -48,7 +48,7 @@ class ForeignEncoder(Encoder):
 
     def forward(self, pixels: Tensor, *, stages: bool = False) -> Features:
         """``pixels`` ``[B, 3, H, W]`` in [0, 1] (float) -> :class:`~seed_hub.encoder.Features`."""
-        return self.backbone.read(pixels * self.scale + self.shift, stages=stages)
+        return self.backbone.read(self.normalise(pixels), stages=stages)
 
 
 def normalisation(
