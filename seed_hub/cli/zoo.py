@@ -11,6 +11,7 @@ from seed_hub.catalog import find_student, students
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import facts, show, table
 from seed_hub.errors import SeedHubError
+from seed_hub.project import HUB_ORGANISATION
 from seed_hub.students.student import Student
 from seed_hub.weights import Weight, find_weight, weights_of
 
@@ -43,25 +44,30 @@ def list_models(argv: list[str]) -> dict[str, Any]:
 def info(argv: list[str]) -> dict[str, Any]:
     parser = Parser(
         "info",
-        "One student: sizes, input, licence, and scores where measured. One teacher: what will be used of it; it is loaded, "
-        "and looked at.",
+        "One student: sizes, input, licence, and scores where measured. One teacher, run or model folder: what will be used "
+        "of it; it is loaded, and looked at.",
     )
     parser.add_argument(
         "name",
         metavar="NAME",
         nargs="?",
-        help="student as `seed-hub list` names it, with or without a weight's tag, or a teacher such as timm:NAME",
+        help="student as `seed-hub list` names it, with or without a weight's tag, a teacher such as timm:NAME, or the folder "
+        "of a run or model",
     )
     given = parser.parse(argv)
     if "name" not in given:
         raise SeedHubError("Name a student: `seed-hub info NAME`; `seed-hub list` names all.")
-    if ":" in given["name"]:
-        return _teacher(given["name"])
-    student = find_student(given["name"])
-    released = [find_weight(given["name"])] if "." in given["name"] else weights_of(student.name)
-    found = _facts(student)
-    scores = _scores(released, None if "." in given["name"] else student)
-    side = student.input_size
+    name = given["name"]
+    if ":" in name:
+        return _teacher(name)
+    if Path(name).is_dir() and not _in_zoo(name):
+        return _teacher(f"seed:{name}")
+    name = name.removeprefix(f"{HUB_ORGANISATION}/")
+    student = find_student(name)
+    released = [find_weight(name)] if "." in name else weights_of(student.name)
+    side = released[0].input_size if "." in name else student.input_size
+    found = _facts(student) | {"input": [3, side, side]}
+    scores = _scores(released, None if "." in name else student)
     show(
         facts(
             [
@@ -82,6 +88,11 @@ def info(argv: list[str]) -> dict[str, Any]:
         )
     )
     return {**found, "scores": scores}
+
+
+def _in_zoo(name: str) -> bool:
+    arch = name.partition(".")[0]
+    return arch in students() and name in {arch, *(weight.name for weight in weights_of(arch))}
 
 
 def _teacher(spec: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from seed_hub import weights
 from seed_hub.cli import zoo
 from seed_hub.weights import Weight
-from tests.made_up_run import line
+from tests.made_up_run import SIDE, line, make_run, network
 
 FIRST = Weight("seed_resnet18.first", "a" * 64, "mit", "the first", input_size=64, tensors="1" * 64)
 SECOND = Weight("seed_resnet18.second", "b" * 64, "cc-by-nc-4.0", "the second", tensors="2" * 64)
@@ -57,5 +57,21 @@ def test_info_of_a_student_shows_all_and_of_a_weight_its_own(hub: Any) -> None:
     assert [each["mean"] for each in one.json["scores"]] == [34.56]
     assert "seed_resnet18.second (cc-by-nc-4.0, 224 px): the second" in one.out
     assert "the first" not in one.out.rpartition("\n{")[0]
+    for name in ("seed_resnet18.first", "seed-hub/seed_resnet18.first"):
+        other = hub("info", name, "--json")
+        assert other.json["input"] == [3, 64, 64] and "[B, 3, 64, 64]" in other.out
     wrong = hub("info", "seed_resnet18.secnd")
     assert wrong.status == 2 and 'Did you mean "seed_resnet18.second"' in wrong.sentence
+
+
+def test_info_of_a_folder_is_that_of_the_model_in_it(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "seed_resnet18.mine", network("test_resnet"), "test_resnet")
+    make_run(tmp_path / "seed_resnet18", network("test_resnet"), "test_resnet")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("seed_resnet18.mine", "seed_resnet18.mine/best", "./seed_resnet18"):
+        answer = hub("info", folder, "--json")
+        assert (answer.json["name"], answer.json["input_size"]) == (f"seed:{folder}", SIDE)
+    assert hub("info", "seed_resnet18", "--json").json["name"] == "seed_resnet18"
+    assert "holds no trained model" in hub("info", str(tmp_path)).sentence
