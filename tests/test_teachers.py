@@ -173,6 +173,23 @@ def test_a_model_folder_round_trip_with_its_head(tmp_path):
     torch.testing.assert_close(load_model(f"{tmp_path}/m")(pixels).pooled, expected)
 
 
+def test_a_path_is_a_folder_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = build_student("test_resnet")
+    encoder.backbone.bn1.running_mean.normal_()
+    save_model(tmp_path / "m", encoder, {})
+    for load in (load_model, load_teacher):
+        assert load(tmp_path / "m").name == f"seed:{tmp_path}/m"
+        with pytest.raises(SeedHubError, match="There is no folder org/name"):
+            load(Path("org/name"))
+    monkeypatch.chdir(tmp_path / "m")
+    with pytest.raises(SeedHubError, match='"" is no model'):
+        load_model("")
+    with pytest.raises(SeedHubError, match="seed: names no model: write seed:RUN"):
+        load_teacher("seed:")
+    with pytest.raises(SeedHubError, match=f"is a file: name the folder that holds it, {tmp_path}/m"):
+        load_model(f"{tmp_path}/m/model.safetensors")
+
+
 def test_timm_and_transformers_load_a_model_folder_without_this_package(tmp_path):
     torch.manual_seed(0)
     encoder = build_student("seed_resnet18").eval()

@@ -17,6 +17,7 @@ One file per source; each offers ``load(rest, options, image_size, allow_random,
 from __future__ import annotations
 
 import pkgutil
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -43,9 +44,14 @@ SOURCES = tuple(
 
 
 def load_teacher(
-    spec: str, *, allow_random: bool = False, image_size: int | None = None, classifier: bool = False
+    spec: str | PathLike[str],
+    *,
+    allow_random: bool = False,
+    image_size: int | None = None,
+    classifier: bool = False,
 ) -> Frozen:
-    """The frozen network ``spec`` names (see the module's docstring), with its own normalisation and pooling.
+    """The frozen network ``spec`` names (see the module's docstring; a ``Path`` is a folder of ours), with its own
+    normalisation and pooling.
 
     Args:
         allow_random: accept weights that are random; for tests only.
@@ -57,6 +63,7 @@ def load_teacher(
     """
     import importlib
 
+    spec = spec if isinstance(spec, str) else f"seed:{fspath(spec)}"
     source, colon, rest = spec.partition(":")
     if not colon or source not in SOURCES:
         raise SeedHubError(
@@ -82,9 +89,11 @@ def load_teacher(
     return Frozen(encoder)
 
 
-def load_model(spec: str, *, image_size: int | None = None) -> Frozen:
+def load_model(spec: str | PathLike[str], *, image_size: int | None = None) -> Frozen:
     """M of the command line: a run folder or model folder, a zoo name (``untrained:NAME`` for its initial weights), a
-    teacher string, or a Hub id (ORG/NAME, as ``hf:ORG/NAME``)."""
+    teacher string, or a Hub id (ORG/NAME, as ``hf:ORG/NAME``). A ``Path`` is a folder."""
+    if not isinstance(spec, str):
+        return load_teacher(spec, image_size=image_size)
     if spec.startswith("untrained:"):
         import torch
 
@@ -96,7 +105,7 @@ def load_model(spec: str, *, image_size: int | None = None) -> Frozen:
         return Frozen(encoder)
     if spec.partition(":")[0] in SOURCES:
         return load_teacher(spec, image_size=image_size)
-    if Path(spec).exists() or spec.split(".")[0].startswith("seed_"):
+    if (spec and Path(spec).exists()) or spec.split(".")[0].startswith("seed_"):
         return load_teacher("seed:" + spec, image_size=image_size)
     if spec.count("/") == 1 and not spec.startswith((".", "/", "~")):  # a Hub id
         return load_teacher("hf:" + spec, image_size=image_size)

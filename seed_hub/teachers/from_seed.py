@@ -17,7 +17,11 @@ def load(
     which = options.pop("which", "best")
     if which not in ("best", "last"):
         raise SeedHubError(f"seed:{rest}?which={which}: choose which=best or which=last.")
+    if not rest:
+        raise SeedHubError("seed: names no model: write seed:RUN, or a model of the zoo (`seed-hub list`).")
     folder = Path(rest)
+    if folder.is_file():
+        raise SeedHubError(f"{folder} is a file: name the folder that holds it, {folder.parent}.")
     if (folder / which / CONFIG).exists():
         return load_model_folder(folder / which, head=head)
     if (folder / CONFIG).exists() and not (folder / "environment.json").exists():
