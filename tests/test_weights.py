@@ -151,6 +151,9 @@ def test_timm_loads_it_by_name(
     overlay = {"hf_hub_id": weight.repository}  # as a card names one of several
     other = timm.create_model("seed_mobilenetv3_small", pretrained=True, pretrained_cfg_overlay=overlay)
     assert other.pretrained_cfg["tag"] == "made_up" and other.pretrained_cfg["description"] == "made up"
+    for named in ("made_up", NAME):  # its tag, and as `seed-hub list` prints it
+        other = timm.create_model("seed_mobilenetv3_small", pretrained=True, pretrained_cfg=named)
+        assert other.pretrained_cfg["tag"] == "made_up"
     grey = timm.create_model(NAME, pretrained=True, in_chans=1, num_classes=10)
     stem = network.get_parameter("conv_stem.weight").sum(1, keepdim=True)
     torch.testing.assert_close(grey.get_parameter("conv_stem.weight"), stem)

@@ -100,7 +100,7 @@ def build(
     Args:
         pretrained: load the weight that ``pretrained_cfg`` names, or the default one; its sha256 is checked. A source
             that the caller states (``file``, ``url``, ``state_dict`` or another ``hf_hub_id``) is timm's to load.
-        pretrained_cfg: a weight's tag, or a whole configuration as timm takes it.
+        pretrained_cfg: a weight's tag or its whole name, or a whole configuration as timm takes it.
         pretrained_cfg_overlay: entries that replace those of the configuration.
         cache_dir: of the Hugging Face Hub.
         kwargs: timm's.
@@ -148,10 +148,11 @@ def our_cfg(row: Student, weight: Weight | None) -> PretrainedCfg:
 
 
 def _chosen(name: str, tag: str | None) -> Weight | None:
-    """The weight with this tag, or the default one; None when the student has none and none was asked for."""
+    """The weight with this tag or whole name, or the default one; None when the student has none and none was asked for."""
     released = weights_of(name)
     if not tag:
         return released[0] if released else None
+    tag = tag.removeprefix(f"{name}.")
     for weight in released:
         if weight.tag == tag:
             return weight
