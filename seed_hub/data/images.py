@@ -72,6 +72,10 @@ class Images:
         with self._read(i) as encoded:
             return decode(encoded)
 
+    def __getitem__(self, i: int) -> Image.Image:
+        """As :meth:`load`; a loop over the images ends, as over a list, at the last one."""
+        return self.load(i)
+
     @contextmanager
     def open(self, i: int) -> Iterator[LazyImage]:
         """Image ``i``, decoded no further than what is done inside the ``with`` asks for."""

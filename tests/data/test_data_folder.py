@@ -94,6 +94,12 @@ def test_a_dangling_link_is_bad_not_fatal_and_not_remembered(folder):
     assert open_images(str(root)).bad == []
 
 
+def test_a_loop_over_images_loads_each(folder):
+    images = open_images(str(folder({"a.png": None, "b.jpg": None})))
+    assert np.array_equal(np.asarray(images[1]), np.asarray(images.load(1)))
+    assert [image.tobytes() for image in images] == [images.load(i).tobytes() for i in range(2)]
+
+
 def test_a_name_that_is_not_unicode(folder):
     root = folder({"ok.png": None})
     (root / os.fsdecode(b"caf\xe9.png")).write_bytes((root / "ok.png").read_bytes())
