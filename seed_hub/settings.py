@@ -35,8 +35,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As typed: ``--queue-size``."""
-        return "--" + self.name.replace("_", "-")
+        """As typed: ``--queue-size``; of a switch that is on by default the one that turns it off, ``--no-flip``."""
+        return flag_of(f"no_{self.name}" if self.default is True else self.name)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,18 @@ class Declared:
     """fields of its settings class, its own in order and then those of its bases"""
     constants: dict[str, Any]
     """literals assigned in the file and in its classes, by name: ``PRESETS``, ``needs_teacher``, ..."""
+
+
+def flag_of(name: str) -> str:
+    """``--queue-size`` of ``queue_size``."""
+    return "--" + name.replace("_", "-")
+
+
+def as_typed(name: str, value: Any) -> str:
+    """A setting as words of a command line: ``--queue-size 8``; a switch takes no value: ``--symmetric``, ``--no-flip``."""
+    if isinstance(value, bool):
+        return flag_of(name if value else f"no_{name}")
+    return f"{flag_of(name)} {value}"
 
 
 @cache

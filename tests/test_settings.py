@@ -75,6 +75,8 @@ def test_what_is_read(declared: Declared) -> None:
         Option("fast", bool, False, False, "be quick"),
     )
     assert declared.options[0].flag == "--queue-size"
+    assert declared.options[4].flag == "--fast"
+    assert Option("flip", bool, False, True, "mirror").flag == "--no-flip"
 
 
 def test_fields_of_bases_follow_and_can_be_replaced(tmp_path: Path) -> None:

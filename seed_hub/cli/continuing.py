@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seed_hub.errors import SeedHubError
-from seed_hub.settings import Declared, read_settings
+from seed_hub.settings import Declared, as_typed, flag_of, read_settings
 
 TRAINING = Path(__file__).resolve().parents[1] / "training"
 # What may change: where the run is and computes, and how often it saves; never what comes out.
@@ -66,9 +66,10 @@ def continued(
 def check_agrees(out: str, key: str, was: Any, value: Any) -> None:
     """What is given again must be what the run in ``out`` was started with, unless it may change."""
     if key not in MAY_CHANGE and not _agree(key, was, value):
-        flag = "--" + key.replace("_", "-")
+        flag = as_typed(key, value) if isinstance(value, bool) else flag_of(key)
+        started = f"without {flag}" if isinstance(value, bool) else f"with {flag} {was}, not {value}"
         raise SeedHubError(
-            f"The run in {out} was started with {flag} {was}, not {value}: leave out {flag} to continue it, "
+            f"The run in {out} was started {started}: leave out {flag} to continue it, "
             "or name another --out for a new run."
         )
 

@@ -12,6 +12,7 @@ from seed_hub.errors import SeedHubError, nearest
 from seed_hub.settings import Option
 
 _METAVAR = {int: "N", float: "X"}
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -72,6 +73,7 @@ class Parser(argparse.ArgumentParser):
             "--debug", action="store_true", help="show tracebacks and the warnings of libraries"
         )
         output.add_argument("-h", "--help", action="help", help="show this text")
+        self._refuse_values(argv)
         given, unknown = self.parse_known_args(argv)
         if unknown:
             self._refuse(unknown[0], elsewhere or {})
@@ -85,6 +87,23 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             if not given.get(name):
                 raise SeedHubError(f"--{name.replace('_', '-')} is missing; see `{self.prog} --help`.")
+
+    def _refuse_values(self, argv: Sequence[str]) -> None:
+        """Raises SeedHubError for a switch with a value, or one that is on and was named to turn it on or off."""
+        switches = {text for action in self._actions if action.nargs == 0 for text in action.option_strings}
+        known = {text for action in self._actions for text in action.option_strings}
+        truths = (
+            _TRUTHS if all(action.option_strings for action in self._actions) else ()
+        )  # else a folder "1"
+        for word, after in zip(argv, [*argv, ""][1:], strict=True):
+            flag, equals, _ = word.partition("=")
+            off = flag.replace("--", "--no-", 1)
+            if off in switches and flag not in known:
+                raise SeedHubError(
+                    f"{flag} takes no value and is on already: leave it out, or turn it off with {off}."
+                )
+            if flag in switches and (equals or after.lower() in truths):
+                raise SeedHubError(f"{flag} takes no value: give it alone, or leave it out.")
 
     def _refuse(self, word: str, elsewhere: Mapping[str, str]) -> NoReturn:
         flag = word.split("=")[0]
@@ -102,11 +121,9 @@ class Parser(argparse.ArgumentParser):
 def _add(group: argparse._ArgumentGroup, option: Option, required: bool, repeated: bool) -> None:
     text = option.help.replace("%", "%%")
     if option.kind is bool:
-        # A flag that is on by default is documented as the one that turns it off.
-        name = option.flag if not option.default else "--no-" + option.flag[2:]
-        group.add_argument(
-            name, dest=option.name, action=f"store_{str(not option.default).lower()}", help=text
-        )
+        action = f"store_{str(not option.default).lower()}"
+        help = f"turn off: {text}" if option.default else text  # the text says what is on
+        group.add_argument(option.flag, dest=option.name, action=action, help=help)
         return
     default = "required" if required else _default(option)
     if repeated:

@@ -13,7 +13,7 @@ from seed_hub.cli.continuing import TRAINING, check_students, continued, run_fol
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import Count, facts, say, show
 from seed_hub.errors import SeedHubError, nearest
-from seed_hub.settings import Declared, declared_in, read_settings
+from seed_hub.settings import Declared, as_typed, declared_in, flag_of, read_settings
 
 if TYPE_CHECKING:
     from seed_hub.training.monitor import Look
@@ -117,9 +117,10 @@ def _elsewhere(methods: dict[str, Declared], name: str, teaching: bool) -> dict[
     found = {}
     for other, declared in methods.items():
         for option in declared.options:
-            found[option.flag] = (
-                f'The method "{name}" has no option {option.flag} (it is one of {other}\'s); its own are {own}.'
-            )
+            for flag in {option.flag, flag_of(option.name)}:  # a switch also as it is not typed
+                found[flag] = (
+                    f'The method "{name}" has no option {flag} (it is one of {other}\'s); its own are {own}.'
+                )
     if not methods[name].constants.get("PRESETS"):
         found["--preset"] = f'The method "{name}" has no presets; its own options are {own}.'
     if not teaching:
@@ -207,4 +208,4 @@ def _teacher_names(run: Declared) -> tuple[str, ...]:
 
 
 def _as_flags(values: dict[str, Any]) -> str:
-    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in values.items())
+    return " ".join(as_typed(key, value) for key, value in values.items())

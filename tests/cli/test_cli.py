@@ -23,6 +23,7 @@ from seed_hub import cli
 from seed_hub.cli import doctor, terminal, zoo
 from seed_hub.cli.continuing import TRAINING
 from seed_hub.cli.flags import Parser
+from seed_hub.cli.train import _as_flags
 from seed_hub.errors import SeedHubError
 from seed_hub.settings import read_settings
 
@@ -178,9 +179,27 @@ def test_every_setting_is_documented(hub: Any) -> None:
             assert option.help.replace("%%", "%") in text
     assert "(default: 65536)" in text
     assert "released-code (--hidden-width 0 --teacher-temperature 0.0001)" in text
+    assert "plus (--symmetric)" in text
     text = hub("pretrain", "--help").out
     assert "--key-momentum X" in text
     assert "teacher-" not in text
+    assert "released-code (--no-batch-negatives)" in " ".join(text.split())
+
+
+def test_what_turns_a_switch_off_says_so(hub: Any) -> None:
+    text = " ".join(hub("distill", "--method", "simreg", "--help").out.split())
+    assert "--no-batch-norm turn off: batch norm after each of its hidden layers" in text
+    assert " --symmetric two whole views" in " ".join(hub("distill", "--help").out.split())
+
+
+@pytest.mark.parametrize("path", sorted((TRAINING / "methods").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_presets_are_shown_as_they_can_be_typed(path: Path) -> None:
+    """The words of the help, parsed, are the preset."""
+    declared = read_settings(path)
+    for values in declared.constants.get("PRESETS", {}).values():
+        parser = Parser("distill")
+        parser.add_options("method", declared.options)
+        assert parser.parse(_as_flags(values).split()) == values
 
 
 @pytest.mark.parametrize(
@@ -214,6 +233,14 @@ def test_every_setting_is_documented(hub: Any) -> None:
             ["distill", "--data", "d", "--teacher", "t", "--out", "o", "--preset", "papr"],
             'no preset "papr".*Did you mean "paper"',
         ),
+        (
+            ["pretrain", "--method", "moco", "--batch-negatives", "False"],
+            "--batch-negatives takes no value and is on already: leave it out, or turn it off with --no-batch-negatives",
+        ),
+        (["pretrain", "--no-batch-negatives", "1"], "--no-batch-negatives takes no value: give it alone"),
+        (["distill", "--symmetric=True"], "--symmetric takes no value: give it alone, or leave it out"),
+        (["distill", "--no-batch-norm"], "no option --no-batch-norm \\(it is one of simreg's\\)"),
+        (["eval", "linear", "--normalize", "no"], "turn it off with --no-normalize"),
         (["distill"], "--data is missing"),
         (["distill", "--data", "d", "--out", "o"], "--teacher is missing"),
         (["distill", "--resume"], "--out is missing"),
@@ -326,6 +353,10 @@ def test_resume_takes_the_settings_of_the_run(
         (["--lr", "0.5"], "was started with --lr 0.0, not 0.5: leave out --lr to continue it"),
         (["--queue-size", "8"], "was started with --queue-size 20, not 8"),
         (["--data", "elsewhere"], "was started with --data .*, not elsewhere"),
+        (
+            ["--no-batch-negatives"],
+            "was started without --no-batch-negatives: leave out --no-batch-negatives",
+        ),
         (["--overwrite"], "give one of them"),
     ],
 )
