@@ -111,9 +111,19 @@ def pick_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device  # a device that is named right may still not be there
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        *names, last = [f'"{name}"' for name in devices()]
         raise SeedHubError(
-            f'There is no device "{device}" here: use "auto", "cpu", "cuda" or "cuda:1".'
+            f'There is no device "{device}" here: use {", ".join(names)} or {last}.'
         ) from error
+
+
+def devices() -> list[str]:
+    """The names that :func:`pick_device` takes on this machine: of several accelerators the first has two."""
+    if not torch.accelerator.is_available():
+        return ["auto", "cpu"]
+    kind = torch.accelerator.current_accelerator()
+    more = [f"{kind}:{i}" for i in range(1, torch.accelerator.device_count())]
+    return ["auto", "cpu", f"{kind}", *more]
 
 
 def _loader(views: CenterViews, batch_size: int, workers: int, device: torch.device) -> DataLoader:

@@ -9,7 +9,7 @@ from torch import nn
 from seed_hub.data.center import center_pixels
 from seed_hub.encoder import Frozen
 from seed_hub.errors import SeedHubError
-from seed_hub.eval.features import extract, pick_device, remembered
+from seed_hub.eval.features import devices, extract, pick_device, remembered
 
 
 def by_hand(encoder, images, size):
@@ -98,6 +98,25 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(SeedHubError, match='no device "cuda" here'):
             pick_device("cuda")
+    for name in devices():
+        assert isinstance(pick_device(name), torch.device)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "says"),
+    [
+        (None, 0, 'use "auto" or "cpu".'),
+        ("cuda", 2, 'use "auto", "cpu", "cuda" or "cuda:1".'),
+        ("mps", 1, 'use "auto", "cpu" or "mps".'),
+    ],
+)
+def test_the_devices_that_are_offered_are_there(monkeypatch, kind, count, says):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    with pytest.raises(SeedHubError) as refused:
+        pick_device("gpu")
+    assert str(refused.value).endswith(says)
 
 
 def test_remembered_features_are_computed_once_and_forgotten_after(flat_encoder, colour_images):
