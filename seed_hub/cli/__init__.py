@@ -64,6 +64,16 @@ _QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 
+# What takes less memory, by flags that the command has.
+_SMALLER = {
+    **dict.fromkeys(
+        ("distill", "pretrain", "cache", "simclr2"),
+        "lower --batch-size or --size, or split each batch with --accumulate",
+    ),
+    **dict.fromkeys(("eval", "embed", "bench"), "lower --batch-size or --size"),
+    "export": "lower --size",
+}
+
 EPILOG = "`seed-hub COMMAND --help` documents every flag of a command, with its unit and its default."
 
 
@@ -89,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SeedHubError as error:
         return _fail(_sentence(error), 2, error, debug, as_json)
     except OSError as error:
-        return _fail(_os_sentence(error), 2, error, debug, as_json)
+        return _fail(_os_sentence(error, words), 2, error, debug, as_json)
     except Exception as error:
-        return _fail(_unexpected(error), 1, error, debug, as_json)
+        return _fail(_unexpected(error, words), 1, error, debug, as_json)
 
 
 def _run(words: list[str]) -> dict[str, Any]:
@@ -162,7 +172,7 @@ def _sentence(error: BaseException) -> str:
     return text
 
 
-def _os_sentence(error: OSError) -> str:
+def _os_sentence(error: OSError, words: list[str]) -> str:
     where = f" {error.filename}" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return (
@@ -172,16 +182,18 @@ def _os_sentence(error: OSError) -> str:
         return f"{error.strerror}:{where}: choose a place you may write to, or change its permissions."
     if error.strerror:
         return f"{error.strerror}{where and ':' + where}."
-    return _unexpected(error)
+    return _unexpected(error, words)
 
 
 def _no_memory(text: str) -> bool:
-    return "not enough memory" in text or "can't allocate memory" in text  # torch's, on Windows and on Linux
+    """torch's words on Windows and on Linux, and those of a loader whose process the system has ended."""
+    return any(words in text for words in ("not enough memory", "can't allocate memory", "by signal: Killed"))
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: Exception, words: list[str]) -> str:
     kind, lines = type(error).__name__, str(error).strip().splitlines()
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or _no_memory(str(error)):
-        return "Out of memory: lower --batch-size or --size, or split each batch with --accumulate."
+        todo = _SMALLER.get("".join(words[:1]), "close other programs, or take a machine with more of it")
+        return f"Out of memory: {todo}."
     reason = f": {lines[-1 if 'Original Traceback' in str(error) else 0][:200]}" if lines else ""
     return f"{kind}{reason} (unexpected: run again with --debug for the traceback)."

@@ -409,7 +409,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (
             RuntimeError("not enough memory: you tried to allocate 4 GB"),
             1,
-            "Out of memory: lower --batch-size",
+            "Out of memory: close other programs",
         ),
         (
             SeedHubError(
@@ -431,6 +431,20 @@ def test_errors_are_sentences(
     assert answer.sentence.startswith(says)
     assert answer.json == {"error": answer.sentence, "status": status}
     assert "Traceback (most recent call last)" in hub("list", "--debug").err
+
+
+def test_memory_is_saved_by_flags_that_the_command_has(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(words: list[str]) -> Any:
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    for command in cli.COMMANDS:
+        said = hub(command).sentence
+        assert said.startswith("Out of memory: ")
+        monkeypatch.undo()
+        text = hub("eval", "knn", "--help").out if command == "eval" else hub(command, "--help").out
+        assert all(f" {flag} " in text for flag in re.findall(r"--[a-z-]+", said)), (command, said)
+        monkeypatch.setattr(cli, "_run", fail)
 
 
 def test_libraries_do_not_litter(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
