@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from seed_hub.errors import SeedHubError
+from seed_hub.settings import flag_of
+
+LARGEST_SIZE = 4096  # pixels: an image of that side is 200 MB in float32, before the network has seen it
+# What these names are in every command and protocol that has them.
+SIZES = ("size", "teacher_size")
+LEAST = dict.fromkeys(("batch_size", "train_batch", "paper_batch", "probe_batch", "trials"), 1) | {
+    "workers": -1,
+    "seed": 0,
+}
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Raises SeedHubError for the first of ``values``, by their names, that no network or loader can be told."""
+    for name in SIZES:
+        if not 0 <= values.get(name, 0) <= LARGEST_SIZE:
+            raise SeedHubError(
+                f"{flag_of(name)} is {values[name]}: give a side of 1 to {LARGEST_SIZE} pixels, or leave it out."
+            )
+    for name, least in LEAST.items():
+        if values.get(name, least) < least:
+            raise SeedHubError(f"{flag_of(name)} is {values[name]}: it must be {least} or more.")
 
 
 @dataclass(frozen=True)
@@ -20,6 +44,9 @@ class NetworkSettings:
     """processes that load images; -1: one less than the cores, at most 8"""
     device: str = "auto"
     """auto, cpu, cuda, mps"""
+
+    def __post_init__(self) -> None:
+        check_numbers(vars(self))
 
 
 @dataclass(frozen=True)

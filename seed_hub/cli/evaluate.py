@@ -11,6 +11,7 @@ from seed_hub.cli.flags import Parser
 from seed_hub.cli.measuring import add_record_flags, measure, results_file
 from seed_hub.cli.terminal import show, table
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.network_settings import check_numbers
 from seed_hub.settings import Declared, declared_in
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "eval"
@@ -37,6 +38,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         )
     given = _parse(protocols[name], argv[1:])
     own = {option.name: given[option.name] for option in protocols[name].options if option.name in given}
+    check_numbers(own)  # before images are opened
     out = Path(given.get("out") or results_file(name))
     if "suite" in given:
         return {"results": _measure_suite(name, given, own, out)}

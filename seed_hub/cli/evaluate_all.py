@@ -14,6 +14,7 @@ from seed_hub.cli.flags import Parser
 from seed_hub.cli.measuring import add_record_flags, folder_of, measure, results_file
 from seed_hub.cli.terminal import say, show, table
 from seed_hub.errors import SeedHubError, nearest
+from seed_hub.network_settings import check_numbers
 from seed_hub.settings import Declared
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def evaluate_all(argv: list[str], protocols: dict[str, Declared]) -> dict[str, A
     add_record_flags(parser, "all")
     given = parser.parse(argv)
     parser.need(given, "model", "data")
+    check_numbers(given)
     names = _listed(given.get("protocols", "knn,linear"))
     for name in names:
         if name not in protocols:

@@ -9,6 +9,7 @@ from typing import Any
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.terminal import Count, facts, say, show, table
 from seed_hub.errors import SeedHubError
+from seed_hub.network_settings import check_numbers
 from seed_hub.settings import read_settings
 
 
@@ -98,7 +99,8 @@ def _refuse(settings: ExportSettings) -> None:
         raise SeedHubError(
             f'There are no "{settings.features}" features: choose --features pooled or projected.'
         )
-    for name in ("size", "min_cosine", "max_drop"):
+    check_numbers({"size": settings.size})
+    for name in ("min_cosine", "max_drop"):
         if getattr(settings, name) < 0:
             raise SeedHubError(f"--{name.replace('_', '-')} is a number, at least 0.")
     if settings.min_cosine > 1:

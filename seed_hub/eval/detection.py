@@ -258,7 +258,7 @@ def _check(settings: Settings) -> None:
             raise SeedHubError(
                 f'There is no {name} "{getattr(settings, name)}": choose {" or ".join(known)}.'
             )
-    counts = ("iterations", "train_batch", "trials", "batch_size", "rois", "pictures_count")
+    counts = ("iterations", "rois", "pictures_count")
     if min(getattr(settings, name) for name in counts) < 1 or settings.warm_up < 0 or not settings.lr > 0:
         raise SeedHubError(
             f"Detection needs {', '.join(counts)} >= 1, a warm-up >= 0 and a learning rate > 0."

@@ -186,8 +186,8 @@ def linear_probe(
         test_x, test_y: ``[M, D]``, int64 ``[M]``; the labels are used for nothing but the two scores.
     """
     grid = list(product(sorted(settings.lr), sorted(settings.weight_decay)))
-    if not grid or min(settings.lr) <= 0 or settings.epochs < 1 or settings.probe_batch < 1:
-        raise SeedHubError("The linear probe needs learning rates > 0, epochs >= 1 and a probe batch >= 1.")
+    if not grid or min(settings.lr) <= 0 or settings.epochs < 1:
+        raise SeedHubError("The linear probe needs learning rates > 0 and epochs >= 1.")
     train_y, test_y = train_y.to(train_x.device), test_y.to(train_x.device)
     train_x, test_x = standardised(train_x, test_x.to(train_x.device))
     scores = _held_out_scores(train_x, train_y, grid, settings)

@@ -241,13 +241,10 @@ def _maps(
 def _check(settings: Settings) -> None:
     if settings.precision not in ("fp32", "bf16"):
         raise SeedHubError(f'There is no precision "{settings.precision}" here: choose "fp32" or "bf16".')
-    counts = ("iterations", "train_batch", "trials", "batch_size")
-    if min(getattr(settings, name) for name in counts) < 1 or not settings.lr > 0 or not settings.stages:
+    if settings.iterations < 1 or not settings.lr > 0 or not settings.stages:
+        raise SeedHubError("Segmentation needs iterations >= 1, a learning rate > 0 and at least one stage.")
+    if not 0 <= settings.warm_up <= 1 or not 0 < settings.crop_min <= 1:
         raise SeedHubError(
-            f"Segmentation needs {', '.join(counts)} >= 1, a learning rate > 0 and at least one stage."
-        )
-    if not 0 <= settings.warm_up <= 1 or not 0 < settings.crop_min <= 1 or settings.seed < 0:
-        raise SeedHubError(
-            f"Segmentation needs 0 <= warm_up <= 1, 0 < crop_min <= 1 and a seed >= 0, not {settings.warm_up:g}, "
-            f"{settings.crop_min:g} and {settings.seed}."
+            f"Segmentation needs 0 <= warm_up <= 1 and 0 < crop_min <= 1, not {settings.warm_up:g} and "
+            f"{settings.crop_min:g}."
         )

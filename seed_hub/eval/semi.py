@@ -231,11 +231,8 @@ def _check(settings: Settings) -> None:
         raise SeedHubError(
             f'There is no optimizer "{settings.optimizer}" here: choose {" or ".join(OPTIMIZERS)}.'
         )
-    if not settings.share or not all(0 < share <= 1 for share in settings.share) or settings.trials < 1:
-        raise SeedHubError(
-            f"Shares of the labels lie above 0 and up to 1, and there is at least one trial: not {settings.share}, "
-            f"{settings.trials}."
-        )
+    if not settings.share or not all(0 < share <= 1 for share in settings.share):
+        raise SeedHubError(f"Shares of the labels lie above 0 and up to 1, not {settings.share}.")
     for name, rates in (("lr", settings.lr), ("classifier_lr", settings.classifier_lr)):
         if len(rates) not in (0, 1, len(settings.share)):
             raise SeedHubError(

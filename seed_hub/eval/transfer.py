@@ -235,5 +235,5 @@ def _check(settings: Settings) -> None:
         raise SeedHubError(f'There is no metric "{settings.metric}": choose {" or ".join(METRICS)}.')
     if settings.mode == "finetune" and settings.features != "pooled":
         raise SeedHubError("Fine-tuning starts from the pooled features: leave out --features.")
-    if settings.trials < 1 or settings.steps < 1 or not settings.lr or min(settings.lr) <= 0:
-        raise SeedHubError("Transfer needs at least one trial, one step, and learning rates > 0.")
+    if settings.steps < 1 or not settings.lr or min(settings.lr) <= 0:
+        raise SeedHubError("Transfer needs at least one step, and learning rates > 0.")

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,40 @@ def test_a_network_without_feature_maps(refused: Any, rows: Any) -> None:
     data = rows([boxed(GOOD)] * 3, [boxed(GOOD)], "objects")
     sentence = refused("detection", "--data", data, *QUICK, model="untrained:seed_vit_tiny")
     assert "of stride" in sentence
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("knn --size -3", "--size is -3: give a side of 1 to 4096 pixels, or leave it out."),
+        ("knn --size 100000", "--size is 100000: give a side of 1 to 4096 pixels"),
+        ("representation --teacher-size -2", "--teacher-size is -2: give a side of"),
+        ("knn --batch-size 0", "--batch-size is 0: it must be 1 or more."),
+        ("knn --workers -2", "--workers is -2: it must be -1 or more."),
+        ("linear --trials 0", "--trials is 0: it must be 1 or more."),
+        ("linear --protocol seed --paper-batch 0", "--paper-batch is 0: it must be 1 or more."),
+        ("semi --train-batch 0", "--train-batch is 0: it must be 1 or more."),
+        ("semi --seed -1", "--seed is -1: it must be 0 or more."),
+        ("all --size -3", "--size is -3: give a side of"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(refused: Any, photos: Path, words: str, says: str) -> None:
+    assert refused(*words.split(), "--data", photos).startswith(says)
+
+
+def test_every_protocol_refuses_them() -> None:
+    from seed_hub.errors import SeedHubError
+    from seed_hub.eval import protocols
+    from seed_hub.network_settings import LEAST, SIZES
+
+    for protocol in protocols():
+        settings = import_module(f"seed_hub.eval.{protocol}").Settings
+        for name in {*SIZES, *LEAST} & settings.__dataclass_fields__.keys():
+            with pytest.raises(SeedHubError, match=f"--{name.replace('_', '-')} is -2"):
+                settings(**{name: -2})
 
 
 # Labels.

@@ -260,6 +260,8 @@ def test_presets_are_shown_as_they_can_be_typed(path: Path) -> None:
             ["embed", "--model", "m", "--data", "d", "--out", "x.csv"],
             "name a file that ends in .parquet, .npy, .safetensors",
         ),
+        ("embed --model m --data d --out x.npy --size -1".split(), "--size is -1: give a side of 1 to 4096"),
+        ("embed --model m --data d --out x.npy --batch-size 0".split(), "--batch-size is 0: it must be 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -535,7 +535,7 @@ def test_a_place_for_pictures_that_cannot_be_is_refused_before_training(scorer, 
     [
         ({"head": "yolo"}, 'no head "yolo": choose fpn or c4'),
         ({"norm": "batch"}, 'no norm "batch"'),
-        ({"iterations": 0}, "iterations, train_batch"),
+        ({"iterations": 0}, "iterations, rois, pictures_count >= 1"),
         ({"lr": 0.0}, "learning rate > 0"),
         ({"train_sizes": ()}, "sizes of at least 64 px"),
         ({"size": 32}, "sizes of at least 64 px"),

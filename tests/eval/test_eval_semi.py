@@ -249,7 +249,6 @@ def test_adamw_is_slower_without_batch_norm(colour_images, monkeypatch):
         ({"head_layer": "all"}, "auto or none"),
         ({"share": ()}, "Shares of the labels"),
         ({"share": (10.0,)}, "above 0 and up to 1"),
-        ({"trials": 0}, "at least one trial"),
         ({"optimizer": "adam"}, 'no optimizer "adam" here: choose sgd or adamw'),
         ({"lr": (0.1, 0.2, 0.3)}, "lr has 3 values for 2 shares"),
     ],

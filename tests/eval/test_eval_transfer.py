@@ -142,7 +142,7 @@ def test_one_image_per_class_leaves_nothing_to_choose_on(flat_encoder, colour_im
         ({"mode": "frozen"}, "choose linear or finetune"),
         ({"metric": "top5"}, "choose top1 or per_class"),
         ({"mode": "finetune", "features": "projected"}, "leave out --features"),
-        ({"trials": 0}, "at least one trial"),
+        ({"steps": 0}, "at least one step"),
         ({"lr": ()}, "learning rates > 0"),
     ],
 )

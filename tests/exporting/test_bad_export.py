@@ -75,6 +75,7 @@ BAD = {
     ),
     "features": ("--format torch --out a.pt2 --features all", "choose --features pooled or projected"),
     "negative": ("--format torch --out a.pt2 --max-drop -1", "--max-drop is a number, at least 0"),
+    "huge": ("--format torch --out a.pt2 --size 5000", "--size is 5000: give a side of 1 to 4096 pixels"),
     "cosine": ("--format torch --out a.pt2 --min-cosine 2", "--min-cosine is at most 1"),
     "no images": ("--format torch --out a.pt2 --images 0", "--images is a whole number, at least 1"),
     "no data": ("--format torch --out a.pt2 --data nowhere", "nowhere"),
