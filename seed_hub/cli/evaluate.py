@@ -42,10 +42,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     out = Path(given.get("out") or results_file(name))
     if "suite" in given:
         return {"results": _measure_suite(name, given, own, out)}
-    train, test = opened(given, alone=own.get("leave_one_out", False))
+    learns = protocols[name].constants.get("NEEDS_TRAINING", True)
+    train, test = opened(given, alone=own.get("leave_one_out", False), learns=learns)
     how = {"out": out, "again": given.get("again", False), "minutes": given.get("budget")}
     line = measure(name, given["model"], train, test, own, **how)
-    _show(line)
+    _show(line, learns=learns)
     return line
 
 
@@ -99,8 +100,9 @@ def _measure_suite(name: str, given: dict[str, Any], own: dict[str, Any], out: P
     return lines
 
 
-def _show(line: dict[str, Any]) -> None:
+def _show(line: dict[str, Any], *, learns: bool = True) -> None:
     train, test = line["data"]["train"], line["data"]["test"]
+    by = f", by {train['source']}{_split(train)}, {train['images']:,} images" if learns else ""
     rows = []
     for metric, found in line["values"].items():
         sure = "" if found["std"] is None else f"± {found['std']:.2f} (n = {found['n']})"
@@ -109,8 +111,7 @@ def _show(line: dict[str, Any]) -> None:
         rows.append([metric, f"{found['mean']:.2f}", sure.strip()])
     show(
         f"{line['model']['spec']} at {line['settings']['size']} px, {line['protocol']}: "
-        f"{test['source']}{_split(test)}, {test['images']:,} images, by "
-        f"{train['source']}{_split(train)}, {train['images']:,} images\n{table(rows)}"
+        f"{test['source']}{_split(test)}, {test['images']:,} images{by}\n{table(rows)}"
     )
     if "shortened" in line:
         from seed_hub.eval.budget import in_words

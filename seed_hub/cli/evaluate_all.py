@@ -57,7 +57,8 @@ def evaluate_all(argv: list[str], protocols: dict[str, Declared]) -> dict[str, A
                 + nearest(name, protocols)
             )
     rows = _rows(given["model"], given.get("against"))
-    lines = _measure(rows, names, given)
+    learns = any(protocols[name].constants.get("NEEDS_TRAINING", True) for name in names)
+    lines = _measure(rows, names, given, opened(given, learns=learns))
     _show(rows, names, lines)
     return {"rows": rows, "lines": [line for found in lines.values() for line in found.values()]}
 
@@ -109,13 +110,13 @@ def _run_facts(model: str) -> dict[str, str]:
 
 
 def _measure(
-    rows: dict[str, str], names: list[str], given: dict[str, Any]
+    rows: dict[str, str], names: list[str], given: dict[str, Any], images: tuple[Images, Images]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Row -> protocol -> line; the images are opened once, and the features of a row computed once."""
     from seed_hub.eval.features import remembered
     from seed_hub.teachers import load_model
 
-    train, test = opened(given)
+    train, test = images
     models = [
         load_model(model) for model in rows.values()
     ]  # what cannot be loaded is refused before an hour of others

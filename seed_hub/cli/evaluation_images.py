@@ -74,8 +74,9 @@ def _add_leakage_flags(parser: Parser) -> None:
     )
 
 
-def opened(given: dict[str, Any], *, alone: bool = False) -> tuple[Images, Images]:
-    """(training images, test images); with ``alone`` both are the split that is named."""
+def opened(given: dict[str, Any], *, alone: bool = False, learns: bool = True) -> tuple[Images, Images]:
+    """(training images, test images); with ``alone`` both are the split that is named, and of what does not learn both are
+    the test images."""
     from seed_hub.data import list_splits, open_images
 
     data, test_data = given["data"], given.get("test_data", given["data"])
@@ -83,21 +84,38 @@ def opened(given: dict[str, Any], *, alone: bool = False) -> tuple[Images, Image
     if alone:
         images = open_images(data, split=given.get("split") or given.get("split_train"), **how)
         return images, images
-    test_split = given.get("split") or _test_split(test_data, list_splits(test_data), apart=test_data != data)
-    train = open_images(data, split=given.get("split_train"), **how)
+    if not learns:
+        _refuse_training_flags(given)
+    apart = test_data != data or not learns
+    test_split = given.get("split") or _test_split(given, list_splits(test_data), apart=apart)
+    train = open_images(data, split=given.get("split_train"), **how) if learns else None
     test = open_images(test_data, split=test_split, **how)
     if any(given.get(name) for name in LEAKAGE):
         test = _without_leaks(train, test, given, how)
-    return train, test
+    return test if train is None else train, test
 
 
-def _without_leaks(train: Images, test: Images, given: dict[str, Any], how: dict[str, Any]) -> Images:
+def _refuse_training_flags(given: dict[str, Any]) -> None:
+    if "split_train" in given:
+        raise SeedHubError(
+            "This protocol learns from no images: leave out --split-train, and name the split to measure on with --split."
+        )
+    if any(given.get(name) for name in LEAKAGE) and not given.get("distilled_on"):
+        raise SeedHubError(
+            "This protocol learns from no images that its own could be among: name those the model learnt from with "
+            "--distilled-on."
+        )
+
+
+def _without_leaks(train: Images | None, test: Images, given: dict[str, Any], how: dict[str, Any]) -> Images:
     """``test``, less what was seen before if that is asked for; what was found is said, and written if asked for."""
     from seed_hub.data import open_images
     from seed_hub.eval.leakage import find_near_duplicates, listing, report, without
     from seed_hub.teachers import load_model
 
-    others = [train, *([open_images(given["distilled_on"], **how)] if given.get("distilled_on") else [])]
+    others = [] if train is None else [train]
+    if given.get("distilled_on"):
+        others.append(open_images(given["distilled_on"], **how))
     if given.get("duplicates_by"):
         how = {"encoder": load_model(given["duplicates_by"]), "workers": -1}
     else:
@@ -120,15 +138,16 @@ def _without_leaks(train: Images, test: Images, given: dict[str, Any], how: dict
     return without(test, every) if given.get("drop_duplicates") and every else test
 
 
-def _test_split(data: str, there: list[str], *, apart: bool) -> str | None:
+def _test_split(given: dict[str, Any], there: list[str], *, apart: bool) -> str | None:
     for name in ("validation", "val", "valid", "test"):
         if name in there:
             return name
     if apart:
         return None  # other images than the training ones: all of them
-    has = (
-        f"it has {', '.join(there)}: name one with --split"
-        if there
-        else "it has none: name other images with --test-data"
-    )
-    raise SeedHubError(f'"{data}" has no split called validation or test to measure on; {has}.')
+    if there:
+        has = f"it has {', '.join(there)}: name one with --split"
+    elif "test_data" in given:
+        has = "--test-data names the images to learn from once more: name others"
+    else:
+        has = "it has none: name other images with --test-data"
+    raise SeedHubError(f'"{given["data"]}" has no split called validation or test to measure on; {has}.')

@@ -42,6 +42,7 @@ from seed_hub.teachers.check import effective_rank as effective_rank  # offered 
 
 HEADLINE = "effective_rank"
 NEEDS_LABELS = False
+NEEDS_TRAINING = False  # images to learn from
 NEIGHBOURS = 10
 LEAST_CHECKPOINTS = 3  # two lie on a line, whatever they score
 BLOCK = 2**24  # similarities at a time, for uniformity: 64 MB

@@ -554,11 +554,47 @@ def test_eval_refuses_what_it_cannot_measure(
     assert "name another split to test on" in sentence("--data", photos, "--split", "train")
     assert 'no split "tst"' in sentence("--data", photos, "--split", "tst")
     assert "it has none: name other images with --test-data" in sentence("--data", photos / "train")
+    again = sentence("--data", photos / "train", "--test-data", photos / "train")
+    assert "--test-data names the images to learn from once more: name others" in again
     assert (
         "is no model"
         in hub("eval", "knn", "--data", photos, "--model", "resnet18", "--out", tmp_path / "x.jsonl").sentence
     )
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_what_learns_from_no_images_needs_no_more_than_one_folder(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path
+) -> None:
+    words = ["eval", "representation", "--model", teacher_run, "--out", tmp_path / "x.jsonl", "--json"]
+    words += ["--size", "32", "--workers", "0"]
+    for data, split, images in ((photos, "validation", 24), (photos / "train", None, 130)):
+        answer = hub(*words, "--data", data)
+        assert answer.status == 0, answer.err
+        part = answer.json["data"]["test"]
+        assert (part["split"], part["images"]) == (split, images)
+        assert answer.json["data"]["train"] == part
+        assert f"{images} images\n" in answer.out and ", by " not in answer.out
+    same = hub(*words, "--data", photos / "train", "--test-data", photos / "train")
+    assert "measured before" in same.err
+    words[1:2] = ["all", "--protocols", "representation", "--against", teacher_run]
+    assert hub(*words, "--data", photos / "train").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--split-train", "train"], "learns from no images: leave out --split-train"),
+        (["--check-duplicates"], "name those the model learnt from with --distilled-on"),
+    ],
+)
+def test_what_learns_from_no_images_takes_none(
+    hub: Any, photos: Path, teacher_run: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    what = ["eval", "representation", "--model", teacher_run, "--data", photos, "--out", tmp_path / "x.jsonl"]
+    answer = hub(*what, *words)
+    assert answer.status == 2
+    assert says in answer.sentence
 
 
 def test_eval_of_one_split_and_of_two_places(
