@@ -105,10 +105,12 @@ def _show(line: dict[str, Any], *, learns: bool = True) -> None:
     by = f", by {train['source']}{_split(train)}, {train['images']:,} images" if learns else ""
     rows = []
     for metric, found in line["values"].items():
-        sure = "" if found["std"] is None else f"± {found['std']:.2f} (n = {found['n']})"
+        # Two decimals would hide what a small one is.
+        digits = ".2f" if abs(found["mean"]) >= 1 or found["mean"] == 0 else "#.3g"
+        sure = "" if found["std"] is None else f"± {found['std']:{digits}} (n = {found['n']})"
         if metric == line["metric"] and "interval" in line:
             sure += "  95 %: {:.2f} to {:.2f}".format(*line["interval"])
-        rows.append([metric, f"{found['mean']:.2f}", sure.strip()])
+        rows.append([metric, f"{found['mean']:{digits}}", sure.strip()])
     show(
         f"{line['model']['spec']} at {line['settings']['size']} px, {line['protocol']}: "
         f"{test['source']}{_split(test)}, {test['images']:,} images{by}\n{table(rows)}"

@@ -22,6 +22,7 @@ import seed_hub
 from seed_hub import cli
 from seed_hub.cli import doctor, terminal, zoo
 from seed_hub.cli.continuing import TRAINING
+from seed_hub.cli.evaluate import _show
 from seed_hub.cli.flags import Parser
 from seed_hub.cli.train import _as_flags
 from seed_hub.errors import SeedHubError
@@ -595,6 +596,27 @@ def test_what_learns_from_no_images_takes_none(
     answer = hub(*what, *words)
     assert answer.status == 2
     assert says in answer.sentence
+
+
+def test_a_small_value_keeps_its_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    part = {"source": "photos", "split": None, "images": 24}
+    values = {"alignment": (0.001234, None), "lr": (0.3, 0.0), "top1": (12.345, 0.001), "decay": (0.0, None)}
+    line = {
+        "protocol": "x",
+        "metric": "top1",
+        "model": {"spec": "m"},
+        "settings": {"size": 32},
+        "data": {"train": part, "test": part},
+        "values": {name: {"mean": mean, "std": std, "n": 3} for name, (mean, std) in values.items()},
+    }
+    _show(line)
+    found = [row.split(" (")[0].split() for row in capsys.readouterr().out.splitlines()[1:]]
+    assert found == [
+        ["alignment", "0.00123"],
+        ["lr", "0.300", "±", "0.00"],
+        ["top1", "12.35", "±", "0.00"],
+        ["decay", "0.00"],
+    ]
 
 
 def test_eval_of_one_split_and_of_two_places(
