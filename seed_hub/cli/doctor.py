@@ -42,9 +42,6 @@ EXTRAS = {
     "openvino": "openvino",
     "executorch": "executorch",
     "coreml": "coremltools",
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
 }  # extra -> distribution
 GB = 1e9
 
@@ -79,7 +76,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         or "none installed"
     )
     if absent:
-        extras += f"\n{', '.join(absent)} missing, for tracking runs, exporting or detection: pip install -e '.[{','.join(absent)}]' in a checkout"
+        extras += f"\n{', '.join(absent)} missing, for exporting or detection: pip install -e '.[{','.join(absent)}]' in a checkout"
     memory, shared = report["memory_gb"], report["shared_memory_gb"]
     rows = [
         ("python", f"{report['python']} on {report['platform']}"),

@@ -146,7 +146,14 @@ def test_doctor_knows_what_the_package_needs(root: Path) -> None:
     assert dict(re.findall(r'"([\w-]+)>=([\d.]+)"', block)) == doctor.NEEDED
     extras = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     named = re.findall(r"^(\w+) = ", extras, re.MULTILINE)
-    assert set(doctor.EXTRAS) == set(named) - {"dev", "track"}
+    assert set(doctor.EXTRAS) == set(named) - {"dev"}
+
+
+def test_every_extra_is_used() -> None:
+    """What users are told to install must be imported somewhere."""
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    for name in doctor.EXTRAS.values():
+        assert re.search(rf"^\s*(import|from) {name}\b", code, re.MULTILINE), name
 
 
 def test_a_flag_of_several_values_given_twice_drops_none() -> None:
