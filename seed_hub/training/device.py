@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -52,11 +53,12 @@ def build_accelerator(settings: RunSettings) -> Accelerator:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a question, "has anyone asked to stop?"; Ctrl-C and SIGTERM ask, a second Ctrl-C stops at once."""
+    """Yields a question, "has anyone asked to stop?"; Ctrl-C and SIGTERM ask, a Ctrl-C after that stops at once."""
     asked: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
-        if asked:
+        # Not at a second SIGTERM: `timeout` sends one to its child and one to the group that the child is in.
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
 
@@ -71,3 +73,20 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def leave_stopping_to_the_run(_worker: int) -> None:
+    """For the processes that load images: what asks a whole process group to stop (a terminal, ``timeout``, Slurm, systemd)
+    reaches them too, and a run whose images stop coming cannot save. It ends them itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        # Not ignored: by SIGTERM Python ends what an uncaught exception leaves behind, and waits for it for ever.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_by(run: int) -> None:
+    """End this process when SIGTERM comes from the process ``run``."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)

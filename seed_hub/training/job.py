@@ -17,6 +17,7 @@ from seed_hub.data.streamed import Stream
 from seed_hub.encoder import Frozen
 from seed_hub.machine import loading_processes
 from seed_hub.training.batches import StepBatches
+from seed_hub.training.device import leave_stopping_to_the_run
 from seed_hub.training.live_teacher import ask_all
 from seed_hub.training.method import Batch
 from seed_hub.training.pupil import Pupil
@@ -70,6 +71,7 @@ def load_views(job: Job, first: int, last: int, *, free: int | None = None) -> D
     options: dict[str, Any] = {
         "batch_sampler": _batches(job, first, last),
         "num_workers": workers,
+        "worker_init_fn": leave_stopping_to_the_run,
         "prefetch_factor": PREFETCH if workers else None,
         "pin_memory": accelerator.device.type == "cuda",
         # Views have generators of their own. Without this the loader would draw from torch's global state at every

@@ -26,7 +26,7 @@ from seed_hub.training.checks import (
     check_teachers,
     resolve_method_settings,
 )
-from seed_hub.training.device import build_accelerator, stop_requests
+from seed_hub.training.device import build_accelerator, leave_stopping_to_the_run, stop_requests
 from seed_hub.training.live_teacher import ask, ask_all, ready
 from seed_hub.training.methods import method_class
 from seed_hub.training.run import images_of, load_teachers
@@ -133,6 +133,7 @@ class _Asking:
             collate_fn=self.collate,
             batch_sampler=EpochRows(len(self.data), batch, seed=self.settings.seed, starts=starts),
             num_workers=workers,
+            worker_init_fn=leave_stopping_to_the_run,
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
         )
