@@ -16,7 +16,8 @@ from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import load_model_folder, save_model
 from seed_hub.projection import projection_head
-from seed_hub.teachers import load_model, load_teacher
+from seed_hub.settings import read_settings
+from seed_hub.teachers import SOURCES, check_spec, load_model, load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,19 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content, suf
     ],
 )
 def test_wrong_names_are_refused_with_what_to_do(spec, said):
-    with pytest.raises(SeedHubError) as error:
-        load_teacher(spec)
-    assert said in str(error.value)
+    for refuses in (check_spec, load_teacher):
+        with pytest.raises(SeedHubError) as error:
+            refuses(spec)
+        assert said in str(error.value)
+
+
+def test_every_source_is_named_where_a_run_is_told_its_teacher(root):
+    said = next(
+        o
+        for o in read_settings(root / "seed_hub/training/settings.py", "RunSettings").options
+        if o.name == "teacher"
+    )
+    assert [source for source in SOURCES if f" {source}:" not in said.help] == []
 
 
 def test_a_file_without_arch_is_refused(tmp_path, trained):

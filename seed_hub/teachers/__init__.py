@@ -11,14 +11,17 @@
 What each family of networks is pooled and fed like stands in ``families.py``; what was chosen for a teacher, ``describe`` in
 ``description.py`` tells; ``check.py`` looks at its embeddings.
 
-One file per source; each offers ``load(rest, options, image_size, allow_random, classifier) -> Encoder``.
+One file per source; each offers ``check(rest, options, allow_random)``, of the string alone, and
+``load(rest, options, image_size, allow_random, classifier) -> Encoder``.
 """
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 from os import PathLike, fspath
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -61,20 +64,9 @@ def load_teacher(
     Raises:
         SeedHubError: unknown source or name, weights missing, incomplete or random; says what to do.
     """
-    import importlib
-
     spec = spec if isinstance(spec, str) else f"seed:{fspath(spec)}"
-    source, colon, rest = spec.partition(":")
-    if not colon or source not in SOURCES:
-        raise SeedHubError(
-            f'"{spec}" names no teacher: write SOURCE:NAME, with SOURCE one of {", ".join(SOURCES)}, '
-            "for example timm:vit_small_patch14_dinov2.lvd142m." + nearest(source, SOURCES)
-        )
-    if source in _TIMMS:
-        source, rest = "timm", spec
-    rest, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    module = importlib.import_module(f"seed_hub.teachers.from_{source}")
+    check_spec(spec, allow_random=allow_random)
+    module, rest, options = _parts(spec)
     encoder = module.load(
         rest, options, image_size=image_size, allow_random=allow_random, classifier=classifier
     )
@@ -87,6 +79,31 @@ def load_teacher(
         )
     encoder.name = spec
     return Frozen(encoder)
+
+
+def check_spec(spec: str, *, allow_random: bool = False) -> None:
+    """Refuse what names no teacher, or one that is not there, in a moment: no weights are read, and nobody is asked for any.
+
+    Raises:
+        SeedHubError: as :func:`load_teacher` would.
+    """
+    module, rest, options = _parts(spec)
+    module.check(rest, options, allow_random=allow_random)
+
+
+def _parts(spec: str) -> tuple[ModuleType, str, dict[str, str]]:
+    """(the module of the source, what it is to load, how)."""
+    source, colon, rest = spec.partition(":")
+    if not colon or source not in SOURCES:
+        raise SeedHubError(
+            f'"{spec}" names no teacher: write SOURCE:NAME, with SOURCE one of {", ".join(SOURCES)}, '
+            "for example timm:vit_small_patch14_dinov2.lvd142m." + nearest(source, SOURCES)
+        )
+    if source in _TIMMS:
+        source, rest = "timm", spec
+    rest, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return importlib.import_module(f"seed_hub.teachers.from_{source}"), rest, options
 
 
 def load_model(spec: str | PathLike[str], *, image_size: int | None = None) -> Frozen:

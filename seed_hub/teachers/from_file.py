@@ -15,6 +15,18 @@ from seed_hub.teachers.families import family_of
 from seed_hub.teachers.foreign import native_size, normalisation
 
 
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """The file is there, and timm has its architecture."""
+    if not Path(rest).is_file():
+        raise SeedHubError(f"There is no file {rest}: write file:PATH?arch=NAME with the checkpoint's path.")
+    arch = options.get("arch", "")
+    if not arch or not timm.is_model(arch):
+        raise SeedHubError(
+            f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
+            + nearest(arch, timm.list_models())
+        )
+
+
 def load(
     rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
 ) -> Encoder:
@@ -22,15 +34,7 @@ def load(
     ``std`` (one number or three, comma-separated), ``size`` (its native side in pixels), ``licence``, ``pad_type`` and
     other strings or whole numbers the architecture takes. What is not said of the input is that of the family which the
     file's name tells, or assumed aloud."""
-    path = Path(rest)
-    if not path.is_file():
-        raise SeedHubError(f"There is no file {path}: write file:PATH?arch=NAME with the checkpoint's path.")
-    arch = options.pop("arch", "")
-    if not arch or not timm.is_model(arch):
-        raise SeedHubError(
-            f'file:{rest} needs ?arch=NAME, a timm architecture; "{arch}" is none.'
-            + nearest(arch, timm.list_models())
-        )
+    arch = options.pop("arch")
     of_input: dict[str, str] = {
         name: options.pop(name) for name in ("mean", "std", "size") if name in options
     }
@@ -38,7 +42,7 @@ def load(
     options.pop("num_classes", None)  # the classifier is as wide as in the file, or left out
     kwargs: dict[str, Any] = {k: int(v) if v.isdigit() else v for k, v in options.items()}
     options.clear()
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(Path(rest))
     classes = _classes_in(checkpoint, arch) if classifier else 0
     backbone = map_backbone(checkpoint, arch, options=kwargs, prefix=prefix, classes=classes).backbone
     spec = f"file:{rest}"  # what is assumed of its input is said of a file that could be read

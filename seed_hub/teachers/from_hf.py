@@ -22,6 +22,16 @@ _log = logging.getLogger(__name__)
 POOLINGS = ("token", "avg", "map", "pooler")
 
 
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """It can be a repository's name, or is a folder; what that has is found out when it is loaded."""
+    repo = rest.partition("@")[0]
+    if Path(rest).is_dir() or (repo and repo.count("/") < 2 and not repo.startswith((".", "/", "~"))):
+        return
+    raise SeedHubError(
+        f'There is no folder "{rest}": write hf:ORG/NAME[@REVISION] or hf:FOLDER, with a folder that is there.'
+    )
+
+
 def load(
     rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
 ) -> Encoder:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import timm
+
 from seed_hub.encoder import Encoder, build_student
-from seed_hub.errors import SeedHubError
+from seed_hub.errors import SeedHubError, nearest
 from seed_hub.model_folder import CONFIG, load_model_folder
+from seed_hub.weights import find_weight, weights_of
 
 
-def load(
-    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
-) -> Encoder:
-    """``head=none`` takes the pooled features of a run that has a projection head; ``which=last`` its last weights."""
-    head = options.pop("head", "yes") != "none"
-    which = options.pop("which", "best")
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """There is such a folder with a model in it, or such a weight."""
+    which = options.get("which", "best")
     if which not in ("best", "last"):
         raise SeedHubError(f"seed:{rest}?which={which}: choose which=best or which=last.")
     if not rest:
@@ -22,10 +22,8 @@ def load(
     folder = Path(rest)
     if folder.is_file():
         raise SeedHubError(f"{folder} is a file: name the folder that holds it, {folder.parent}.")
-    if (folder / which / CONFIG).exists():
-        return load_model_folder(folder / which, head=head)
-    if (folder / CONFIG).exists() and not (folder / "environment.json").exists():
-        return load_model_folder(folder, head=head)
+    if _model_of(folder, which):
+        return
     if folder.exists():
         raise SeedHubError(
             f"{folder} holds no trained model: a run has one in {which}/ after its first look at held-out images."
@@ -34,4 +32,28 @@ def load(
         raise SeedHubError(
             f"There is no folder {folder}: name a run folder or a model of the zoo (`seed-hub list`)."
         )
-    return build_student(rest, pretrained=True)
+    if not timm.is_model(rest):
+        raise SeedHubError(
+            f'There is no model "{rest}": name a run folder or a model of the zoo (`seed-hub list`).'
+            + nearest(rest.split(".")[0], timm.list_models("seed_*"))
+        )
+    if rest.startswith("seed_") and ("." in rest or not weights_of(rest)):
+        find_weight(rest)
+
+
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
+    """``head=none`` takes the pooled features of a run that has a projection head; ``which=last`` its last weights."""
+    head = options.pop("head", "yes") != "none"
+    folder = _model_of(Path(rest), options.pop("which", "best"))
+    return load_model_folder(folder, head=head) if folder else build_student(rest, pretrained=True)
+
+
+def _model_of(folder: Path, which: str) -> Path | None:
+    """The model folder of a run, or the one that ``folder`` is itself; None if it is neither."""
+    if (folder / which / CONFIG).exists():
+        return folder / which
+    if (folder / CONFIG).exists() and not (folder / "environment.json").exists():
+        return folder
+    return None

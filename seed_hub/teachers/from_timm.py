@@ -17,21 +17,30 @@ _log = logging.getLogger(__name__)
 ELSEWHERE = ("hf-hub:", "local-dir:")
 
 
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """timm knows the architecture, and weights of it; what the Hub or a folder has is found out when it is loaded."""
+    if rest.startswith(ELSEWHERE):
+        if not rest.partition(":")[2]:
+            raise SeedHubError(f"{rest} names no repository: write {rest}ORG/NAME[@REVISION].")
+        return
+    arch = rest.split(".")[0]
+    if not timm.is_model(arch):
+        raise SeedHubError(f'timm has no model "{rest}".' + nearest(arch, timm.list_models()))
+    if not allow_random and not timm.is_model_pretrained(rest):
+        tags = timm.list_pretrained(arch + ".*")
+        raise SeedHubError(
+            f'timm has no weights for "{rest}"; it has {", ".join(tags) or "none for this architecture"}.'
+        )
+
+
 def load(
     rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
 ) -> Encoder:
     """``pool=avg|token|map`` overrides the pooling. ``local-dir:FOLDER`` is timm's name for a folder."""
     if rest.startswith(ELSEWHERE):
         return _load_elsewhere(rest, options, image_size, allow_random, classifier)
-    if not timm.is_model(rest.split(".")[0]):
-        raise SeedHubError(f'timm has no model "{rest}".' + nearest(rest.split(".")[0], timm.list_models()))
     kwargs = _arguments(options, classifier)
     cfg = timm.get_pretrained_cfg(rest) if timm.is_model_pretrained(rest) else None
-    if cfg is None and not allow_random:
-        tags = timm.list_pretrained(rest.split(".")[0] + ".*")
-        raise SeedHubError(
-            f'timm has no weights for "{rest}"; it has {", ".join(tags) or "none for this architecture"}.'
-        )
     if image_size and cfg is not None and cfg.fixed_input_size:
         kwargs["img_size"] = image_size  # position embeddings are resampled to the views' size
     repo, _, revision = ((cfg.hf_hub_id if cfg else None) or "").partition("@")

@@ -31,6 +31,16 @@ _CLASSIFIERS = ("fc", "head", "classifier")
 _WORDS = {"true": True, "false": False, "none": None}
 
 
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """It names an entry point; which there are, the repository's code tells when it is run."""
+    repo, slash, entry = rest.rpartition("/")
+    if not slash or not entry.isidentifier() or (not _is_folder(repo) and repo.count("/") != 1):
+        raise SeedHubError(
+            f"torchhub:{rest} names no entry point: write torchhub:OWNER/REPOSITORY[:REF]/ENTRY, for example "
+            "torchhub:facebookresearch/dino:main/dino_resnet50, or torchhub:/FOLDER/ENTRY."
+        )
+
+
 def load(
     rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
 ) -> Encoder:
@@ -38,12 +48,7 @@ def load(
     true, false and none as such), for example ``pretrained=true`` where it builds random weights by default. A linear
     classifier is taken off, and ``Features.logits`` stays empty."""
     spec = f"torchhub:{rest}"
-    repo, slash, entry = rest.rpartition("/")
-    if not slash or not entry.isidentifier() or (not _is_folder(repo) and repo.count("/") != 1):
-        raise SeedHubError(
-            f"{spec} names no entry point: write torchhub:OWNER/REPOSITORY[:REF]/ENTRY, for example "
-            "torchhub:facebookresearch/dino:main/dino_resnet50, or torchhub:/FOLDER/ENTRY."
-        )
+    repo, _, entry = rest.rpartition("/")
     family = family_of(spec)
     consented = options.pop("trust", None) == "yes"
     mean, std = normalisation(spec, options, None, family)

@@ -12,10 +12,8 @@ from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError, nearest
 
 
-def load(
-    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
-) -> Encoder:
-    """torchvision's weights in timm's network of the same name, whose tensors are called the same (the ResNets)."""
+def check(rest: str, options: dict[str, str], *, allow_random: bool) -> None:
+    """It is one of torchvision's ResNets, and has the weights that are named."""
     name, _, tag = rest.partition("/")
     known = [
         m
@@ -32,6 +30,14 @@ def load(
         raise SeedHubError(
             f'torchvision:{name} has no weights "{tag}"; it has {", ".join(enum.__members__)}.'
         )
+
+
+def load(
+    rest: str, options: dict[str, str], *, image_size: int | None, allow_random: bool, classifier: bool
+) -> Encoder:
+    """torchvision's weights in timm's network of the same name, whose tensors are called the same (the ResNets)."""
+    name, _, tag = rest.partition("/")
+    enum = torchvision.models.get_model_weights(name)
     weights = enum[tag] if tag else enum.DEFAULT
     backbone = timm.create_model(name, num_classes=len(weights.meta["categories"]) if classifier else 0)
     if not allow_random:

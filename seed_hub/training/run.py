@@ -16,7 +16,7 @@ from seed_hub.data.streamed import Stream
 from seed_hub.encoder import Encoder, Frozen, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.model_folder import start_from
-from seed_hub.teachers import load_teacher
+from seed_hub.teachers import check_spec, load_teacher
 from seed_hub.training.checkpoint import random_state, set_random_state
 from seed_hub.training.checks import (
     check_batch,
@@ -109,6 +109,7 @@ def assemble(
     reads = cls.reads(own)
     if settings.cache:
         check_cacheable(cls, reads, settings)
+    check_specs(settings)
     accelerator = build_accelerator(settings)
     check_batch(settings, accelerator.num_processes)
     # Everything that can be refused is refused before a folder is claimed: a failed start leaves nothing behind.
@@ -275,5 +276,16 @@ def load_teachers(settings: RunSettings, reads: frozenset[str]) -> list[Frozen]:
             image_size=settings.teacher_size or settings.size,
             classifier="logits" in reads,
         )
-        for spec in (settings.teacher, *settings.more_teachers)
+        for spec in _specs(settings)
     ]
+
+
+def check_specs(settings: RunSettings) -> None:
+    """Refuse a misspelt teacher before the images are looked through, which can take many minutes."""
+    for spec in _specs(settings):
+        check_spec(spec, allow_random=settings.allow_random_teacher)
+
+
+def _specs(settings: RunSettings) -> tuple[str, ...]:
+    """The teachers' names; none for methods that learn alone."""
+    return (settings.teacher, *settings.more_teachers) if settings.teacher else ()

@@ -26,7 +26,7 @@ class RunSettings:
     method: str = "seed"
     """how to train it"""
     teacher: str = ""
-    """the network to learn from: timm:NAME, torchvision:NAME, file:PATH?arch=NAME, or seed:RUN"""
+    """the network to learn from: timm:NAME, hf:REPO, hf-hub:REPO, torchhub:REPO/ENTRY, torchvision:NAME, file:PATH?arch=NAME, or seed:NAME of a run folder or a released weight"""
     more_teachers: tuple[str, ...] = ()
     """further networks to learn from at the same time, for methods that can"""
     out: str = ""

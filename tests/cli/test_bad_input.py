@@ -209,6 +209,30 @@ def distill(photos: Path, tmp_path: Path, tiny: list[str]) -> Callable[..., list
     return words
 
 
+@pytest.mark.parametrize("command", [["distill"], ["cache", "--views", "1"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ("resnet50", "names no teacher: write SOURCE:NAME"),
+        ("timm:resnet18.a1_in2k", "timm has no weights"),
+        ("hf:./absent", "There is no folder"),
+        ("hf-hub:", "hf-hub: names no repository"),
+        ("torchhub:dino", "names no entry point"),
+        ("torchvision:resnet5", 'Did you mean "resnet50"'),
+        ("file:absent.pth?arch=resnet18", "There is no file"),
+        ("seed:seed_resnet19", 'Did you mean "seed_resnet18"'),
+        ("seed:seed_resnet18.absent", "There is no weight"),
+        ("seed:seed_resnet50", "There is no weight"),
+    ],
+)
+def test_a_misspelt_teacher_is_refused_before_the_images_are_opened(
+    refused: Any, command: list[str], teacher: str, says: str, tmp_path: Path
+) -> None:
+    """Of a million images, opening takes minutes; of these, it would be refused."""
+    words = [*command, "--data", tmp_path / "absent", "--teacher", teacher, "--out", tmp_path / "run"]
+    assert says in refused(*words)
+
+
 def test_an_unknown_teacher(refused: Any, distill: Any, tmp_path: Path) -> None:
     assert '"resnet50" names no teacher: write SOURCE:NAME' in refused(*distill("resnet50"))
     assert 'Did you mean "timm"' in refused(*distill("tim:resnet50"))

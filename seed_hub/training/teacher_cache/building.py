@@ -29,7 +29,7 @@ from seed_hub.training.checks import (
 from seed_hub.training.device import build_accelerator, leave_stopping_to_the_run, stop_requests
 from seed_hub.training.live_teacher import ask, ask_all, ready
 from seed_hub.training.methods import method_class
-from seed_hub.training.run import images_of, load_teachers
+from seed_hub.training.run import check_specs, images_of, load_teachers
 from seed_hub.training.settings import RunSettings
 from seed_hub.training.teacher_cache.claiming import (
     check_folder,
@@ -81,6 +81,7 @@ def build_cache(
     own = resolve_method_settings(cls, settings.method, method_settings)
     check_settings(cls, settings)
     check_cacheable(cls, cls.reads(own), settings)
+    check_specs(settings)
     accelerator = build_accelerator(settings)
     check_batch(settings, 1)
     folder = Path(settings.out)
