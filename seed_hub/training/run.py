@@ -159,7 +159,7 @@ def assemble(
                     folder.write_json("config.json", config | {"cache_manifest": cache.facts()})
                 images.save_bad(folder.path / "bad_images.txt")
             if say is not None:
-                say(_summary(each, images, held_out, accelerator, cache))
+                say(_summary(each, images, held_out, teachers, accelerator, cache))
     accelerator.wait_for_everyone()
     return Job(pupils, images, held_out, teachers, accelerator, cache)
 
@@ -184,16 +184,15 @@ def _summary(
     settings: RunSettings,
     images: Images | Stream,
     held_out: Images,
+    teachers: Sequence[Frozen],
     accelerator: Accelerator,
     cache: TeacherCache | None,
 ) -> str:
     """What the run works with, in one line."""
     bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
-    source = (
-        f"taught by {' and '.join((settings.teacher, *settings.more_teachers))}"
-        if settings.teacher
-        else "without a teacher"
-    )
+    # Their terms bind the student too: to be known before hours of training, not when it is published.
+    taught = " and ".join(f"{teacher.name} (licence {teacher.licence or 'unknown'})" for teacher in teachers)
+    source = f"taught by {taught}" if taught else "without a teacher"
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
     answers = ""
     if isinstance(images, Images):

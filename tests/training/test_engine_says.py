@@ -16,7 +16,7 @@ from seed_hub.encoder import Encoder, build_student
 from seed_hub.errors import SeedHubError
 from seed_hub.training import progress as progress_module
 from seed_hub.training.compiling import compile_frozen, compile_trained
-from seed_hub.training.run import run
+from seed_hub.training.run import assemble, run
 
 
 def lines(settings) -> list[dict]:
@@ -50,6 +50,14 @@ def test_a_loop_that_does_not_wait_says_nothing(settings, monkeypatch, capsys):
     monkeypatch.setattr(progress_module, "REPORT_SECONDS", 0.0)
     run(settings())
     assert "come slower" not in capsys.readouterr().err
+
+
+def test_the_terms_that_a_student_inherits_are_said_at_the_start(settings, small_settings, scoring_teacher):
+    said: list[str] = []
+    bound = scoring_teacher + "&licence=cc-by-nc-4.0"
+    made = settings(method="seed", teacher=bound, more_teachers=(scoring_teacher,))
+    assemble([made], small_settings("seed"), say=said.append)
+    assert f"taught by {bound} (licence cc-by-nc-4.0) and {scoring_teacher} (licence unknown): " in said[0]
 
 
 def _holds(most: int, monkeypatch) -> None:
