@@ -73,6 +73,8 @@ def _embed(settings: EmbedSettings) -> dict[str, Any]:
         say(
             f"{len(images.bad)} images cannot be read and are left out, such as {images.bad[0][0]} ({images.bad[0][1]})"
         )
+    if images.passed_over:
+        say(images.passed_over)
     out.parent.mkdir(parents=True, exist_ok=True)
     done = Unfinished(out, _key(encoder, images, settings))
     if done.count:
@@ -91,7 +93,8 @@ def _embed(settings: EmbedSettings) -> dict[str, Any]:
     if out.suffix != ".parquet":
         write_names(out.with_suffix(".names.txt"), images)
     show(f"{out}: {len(images):,} embeddings of width {width}")
-    return {"file": str(out), "images": len(images), "width": width, "left_out": len(images.bad)}
+    left_out = {"left_out": len(images.bad), "ignored": images.ignored}
+    return {"file": str(out), "images": len(images), "width": width, **left_out}
 
 
 def _refuse_out(out: Path, overwrite: bool) -> None:

@@ -59,12 +59,16 @@ def pack(argv: list[str]) -> dict[str, Any]:
     if settings.workers < 1 and settings.workers != -1:
         raise SeedHubError(f"--workers is 1 or more, or -1 for one on each core, not {settings.workers}.")
     threads = cores() if settings.workers == -1 else settings.workers
-    left_out = _pack(settings, threads) if settings.data else 0
-    return {**_result(settings, threads), "left_out": left_out}
+    images = _pack(settings, threads) if settings.data else None
+    return {
+        **_result(settings, threads),
+        "left_out": len(images.bad) if images else 0,
+        "ignored": images.ignored if images else 0,
+    }
 
 
-def _pack(settings: PackSettings, threads: int) -> int:
-    """Number of images that could not be read."""
+def _pack(settings: PackSettings, threads: int) -> Images:
+    """The images that are packed."""
     from seed_hub.data import open_images
     from seed_hub.data.packing import BAD, Packing
     from seed_hub.data.shrinking import Recipe
@@ -81,9 +85,11 @@ def _pack(settings: PackSettings, threads: int) -> int:
     packing = Packing(images, Path(settings.out), recipe)
     if packing.finished:
         say(f"{settings.out} is finished already")
-        return len(images.bad)
+        return images
     if images.bad:
         say(f"{len(images.bad)} images cannot be read and are left out, see {BAD}")
+    if images.passed_over:
+        say(images.passed_over)
     _announce(packing, images, threads)
     try:
         packing.run(threads, Count("packing"))
@@ -91,7 +97,7 @@ def _pack(settings: PackSettings, threads: int) -> int:
         raise KeyboardInterrupt(
             f"Interrupted: {packing.done:,} of {len(images):,} images are packed; the same command goes on with the rest."
         ) from stop
-    return len(images.bad)
+    return images
 
 
 def _announce(packing: Packing, images: Images, threads: int) -> None:

@@ -67,6 +67,15 @@ class Images:
     def __len__(self) -> int:
         return len(self.original_index)
 
+    @property
+    def passed_over(self) -> str:
+        """``ignored`` in words, for whoever misses a photo; empty if it is 0."""
+        if not self.ignored:
+            return ""
+        if self.ignored == 1:
+            return "1 file is no image by its ending and is left out"
+        return f"{self.ignored:,} files are no images by their ending and are left out"
+
     def load(self, i: int) -> Image.Image:
         """Image ``i``: RGB, 8 bit, upright."""
         with self._read(i) as encoded:

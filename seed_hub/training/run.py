@@ -189,7 +189,7 @@ def _summary(
     cache: TeacherCache | None,
 ) -> str:
     """What the run works with, in one line."""
-    bad = f" ({len(images.bad)} unreadable, see bad_images.txt)" if images.bad else ""
+    left_out = [f"{len(images.bad)} unreadable, see bad_images.txt"] if images.bad else []
     # Their terms bind the student too: to be known before hours of training, not when it is published.
     taught = " and ".join(f"{teacher.name} (licence {teacher.licence or 'unknown'})" for teacher in teachers)
     source = f"taught by {taught}" if taught else "without a teacher"
@@ -197,14 +197,16 @@ def _summary(
     answers = ""
     if isinstance(images, Images):
         what = f"{len(images):,} images"
+        left_out += [images.passed_over] if images.passed_over else []
         epochs = settings.steps / (len(images) // settings.batch_size) or settings.epochs
         if cache is not None:
             answers = f"; {cache.summary(replace(settings, epochs=epochs))}"
     else:
         what = f"a stream of {images.files:,} files read {images.lanes} at a time"
+    but = f" ({'; '.join(left_out)})" if left_out else ""
     length = f"{settings.steps:,} steps" if settings.steps else f"{settings.epochs:g} epochs"
     return (
-        f"{settings.student} by {settings.method}, {source}: {what}{bad}, {len(held_out):,} held out, "
+        f"{settings.student} by {settings.method}, {source}: {what}{but}, {len(held_out):,} held out, "
         f"{settings.size} px, {length}, {where} in {precision_of(accelerator)}, into {settings.out}{answers}"
     )
 

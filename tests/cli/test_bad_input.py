@@ -95,11 +95,21 @@ def test_more_than_one_per_cent_of_bad_images_is_refused(refused: Any, pretrain:
 def test_bad_images_are_left_out_and_listed(hub: Any, pretrain: Any, mixed: Path, tmp_path: Path) -> None:
     answer = hub(*pretrain(mixed, "--allow-bad", "0.03"))
     assert answer.status == 0
-    assert "4 unreadable, see bad_images.txt" in answer.err
+    left_out = "4 unreadable, see bad_images.txt; 2 files are no images by their ending and are left out"
+    assert f"124 images ({left_out}), 12 held out" in answer.err
     count, *lines = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
     assert count.startswith("# 4 images")
     assert [line.split("\t")[0] for line in lines] == BAD
     assert all(line.split("\t")[1] for line in lines)
+
+
+def test_embed_counts_what_it_leaves_out(hub: Any, mixed: Path, tmp_path: Path) -> None:
+    words = ["embed", "--model", f"untrained:{STUDENT}", "--data", mixed, "--out", tmp_path / "x.npy"]
+    more = ["--allow-bad", "0.03", "--size", "32", "--workers", "0", "--device", "cpu", "--json"]
+    answer = hub(*words, *more)
+    assert (answer.json["images"], answer.json["left_out"], answer.json["ignored"]) == (136, 4, 2)
+    assert "4 images cannot be read" in answer.err
+    assert "2 files are no images by their ending and are left out" in answer.err
 
 
 def test_an_image_that_goes_bad_during_the_run(hub: Any, pretrain: Any, photos: Path, tmp_path: Path) -> None:

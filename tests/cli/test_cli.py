@@ -711,6 +711,7 @@ def test_embed_writes_the_same_numbers_in_three_formats(
             "images": 24,
             "width": 1024,
             "left_out": 0,
+            "ignored": 0,
         }
     images = open_images(str(photos), split="validation")
     expected = extract(load_model(str(teacher_run)), images, size=32).numpy()

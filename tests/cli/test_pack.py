@@ -72,8 +72,10 @@ def test_stopped_it_says_how_to_go_on(hub, words, tmp_path, monkeypatch):
 def test_bad_images_are_counted(hub, words, photos, tmp_path):
     mixed = shutil.copytree(photos / "train", tmp_path / "mixed")
     (mixed / "a" / "broken.png").write_bytes(b"no image")
+    (mixed / "a" / "photo.HEIC").write_bytes(b"not known by its ending")
     answer = hub(*words, "--data", mixed, "--json")
-    assert answer.json["left_out"] == 1
+    assert (answer.json["left_out"], answer.json["ignored"]) == (1, 1)
+    assert "1 file is no image by its ending and is left out" in answer.err
     assert "1 images cannot be read and are left out, see bad_images.txt" in answer.err
 
 
