@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from seed_hub.cpu_kernels import prepare_for_cpu
 from seed_hub.training.device import stop_requests
+from seed_hub.training.feature_queue import queue_fills
 from seed_hub.training.job import Job, load_views, parts_of
 from seed_hub.training.live_teacher import precision_of, ready
 from seed_hub.training.memory import memory_told
@@ -129,7 +130,8 @@ def _report(pupils: list[Pupil], progress: Progress, step: int, lr: float) -> No
     for pupil in pupils:
         pupil.refuse_nan()
         means.append(pupil.averages.take())
-    state = progress.report(step, [mean["loss"] for mean in means])
+    fills = any(queue_fills(pupil.method) for pupil in pupils)
+    state = progress.report(step, [mean["loss"] for mean in means], queue_fills=fills)
     for pupil, mean in zip(pupils, means, strict=True):
         place = {"step": step, "images": step * pupil.settings.batch_size}
         pupil.log({"event": "step", **place, **mean, "lr": lr, **state})

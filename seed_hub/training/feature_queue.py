@@ -35,6 +35,11 @@ class FeatureQueue(nn.Module):
         """``[min(pushed, K), D]``, a view of the memory: do not keep it over a push."""
         return self.rows[: self._count]
 
+    @property
+    def full(self) -> bool:
+        """K rows have been pushed."""
+        return self._count == self.size
+
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Append ``rows`` ``[B, D]`` of this process, and those of all others in the order of their ranks."""
@@ -44,3 +49,8 @@ class FeatureQueue(nn.Module):
         self.rows[: len(rows) - first] = rows[first:]
         self._next = (self._next + len(rows)) % self.size
         self._count = min(self._count + len(rows), self.size)
+
+
+def queue_fills(method: nn.Module) -> bool:
+    """A queue of ``method`` is not full yet: each step has more to contrast against than the one before, and a higher loss."""
+    return any(isinstance(part, FeatureQueue) and not part.full for part in method.modules())

@@ -83,8 +83,12 @@ class Progress:
                 return
             yield batch
 
-    def report(self, step: int, losses: list[float]) -> dict[str, Any]:
-        """Where the run stands, shown with each student's mean loss and returned for the log."""
+    def report(self, step: int, losses: list[float], *, queue_fills: bool = False) -> dict[str, Any]:
+        """Where the run stands, shown with each student's mean loss and returned for the log.
+
+        Args:
+            queue_fills: why the losses rise, which would be taken for a run that goes wrong.
+        """
         now = time.monotonic()
         rate = (step - self._step) * self.batch_size / max(1e-9, now - self._since)
         # The first interval holds the workers' start; later ones are smoothed.
@@ -106,6 +110,7 @@ class Progress:
             )
         self._step, self._since, self._reported, self._waited = step, now, True, 0.0
         shown = " ".join(f"{loss:.4f}" for loss in losses)
+        shown += " (rises while the queue fills)" if queue_fills else ""
         text = (
             f"step {step}/{self.steps}  loss {shown}  {rate:,.0f} images/s  "
             f"{_duration(left)} left  {line['memory_gb']:.1f} GB"

@@ -52,6 +52,20 @@ def test_a_loop_that_does_not_wait_says_nothing(settings, monkeypatch, capsys):
     assert "come slower" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("method", "queue_size", "rising"), [("seed", 20, 2), ("moco", 20, 2), ("seed", 4096, 6), ("kd", None, 0)]
+)
+def test_that_the_loss_rises_is_explained_while_a_queue_fills(
+    settings, scoring_teacher, monkeypatch, capsys, method, queue_size, rising
+):
+    """Of eight rows a step, twenty are there after the third."""
+    monkeypatch.setattr(progress_module, "REPORT_SECONDS", 0.0)
+    own = {} if queue_size is None else {"queue_size": queue_size, "hidden_width": 32}
+    run(settings(method=method, teacher="" if method == "moco" else scoring_teacher), own)
+    shown = [line for line in capsys.readouterr().err.splitlines() if "  loss " in line]
+    assert ["(rises while the queue fills)" in line for line in shown] == [n < rising for n in range(6)]
+
+
 def test_the_terms_that_a_student_inherits_are_said_at_the_start(settings, small_settings, scoring_teacher):
     said: list[str] = []
     bound = scoring_teacher + "&licence=cc-by-nc-4.0"
