@@ -19,6 +19,7 @@ from torch import nn
 from seed_hub import weights as released
 from seed_hub.encoder import Encoder, Frozen, build_student, create_flexible
 from seed_hub.errors import SeedHubError
+from seed_hub.licences import recorded_licence
 from seed_hub.projection import describe, rebuild
 
 WEIGHTS, CONFIG, HEAD = "model.safetensors", "config.json", "projection_head.safetensors"
@@ -59,8 +60,6 @@ def save_model(
 
 def hub_config(encoder: Encoder, facts: dict[str, Any]) -> dict[str, Any]:
     """timm's config.json for ``encoder``: plain architecture, no classes; timm and transformers both need ``model_args``."""
-    from seed_hub.publishing.licences import recorded_licence  # its package imports this file
-
     cfg = encoder.backbone.pretrained_cfg
     keep = ["interpolation", "crop_pct", "fixed_input_size", "pool_size", "first_conv", "classifier"]
     args: dict[str, Any] = {}
@@ -95,8 +94,6 @@ def load_model_folder(folder: Path, *, head: bool = True) -> Encoder:
     Raises:
         SeedHubError: a file is missing or damaged, or does not fit the architecture.
     """
-    from seed_hub.publishing.licences import recorded_licence
-
     config_path = folder / CONFIG
     try:
         config = json.loads(config_path.read_text())
@@ -139,8 +136,6 @@ def model_in(folder: Path) -> Path:
 
 def licence_in(folder: Path) -> str | None:
     """What the config.json of a run or model folder says of its terms; None if it, or the folder, does not."""
-    from seed_hub.publishing.licences import recorded_licence
-
     try:
         config = json.loads((model_in(folder) / CONFIG).read_text(encoding="utf-8"))
         return recorded_licence(config["pretrained_cfg"].get("license"), config.get("seed_hub", {}))

@@ -28,8 +28,8 @@ from seed_hub.cli.published import _repository_of
 from seed_hub.encoder import Encoder
 from seed_hub.errors import SeedHubError
 from seed_hub.golden import GOLDEN, KEY, golden_embeddings
+from seed_hub.licences import TABLE, Lineage, Rank, Source, decide, recorded_licence
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder
-from seed_hub.publishing.licences import TABLE, Lineage, Rank, Source, decide, recorded_licence
 from seed_hub.teachers import load_teacher
 from seed_hub.weights import find_weight, sha256_of
 from tests.github_archive import archive, serving

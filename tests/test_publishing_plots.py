@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from seed_hub.encoder import build_student
+from seed_hub.licences import Source, decide
 from seed_hub.model_folder import save_model
 from seed_hub.publishing import plots
-from seed_hub.publishing.licences import Source, decide
 from seed_hub.publishing.plots import BARS, CURVES, pictures
 from seed_hub.publishing.publication import CARD, Curve, Measured, Publication, Score, write_folder
 

@@ -16,7 +16,7 @@ from seed_hub.weights import WEIGHTS
 
 if TYPE_CHECKING:
     from seed_hub.cli.publish import CardSettings
-    from seed_hub.publishing.licences import Lineage, Source
+    from seed_hub.licences import Lineage, Source
     from seed_hub.publishing.publication import Curve, Measured, Publication
     from seed_hub.report.record import RunRecord
 
@@ -114,7 +114,7 @@ def _learns_from_labels(record: RunRecord) -> bool:
 
 
 def _lineage(record: RunRecord, settings: CardSettings) -> Lineage:
-    from seed_hub.publishing.licences import Source, decide
+    from seed_hub.licences import Source, decide
 
     sources = [
         *_teachers(record, settings.teacher_licence),
@@ -127,7 +127,7 @@ def _lineage(record: RunRecord, settings: CardSettings) -> Lineage:
 def _start(record: RunRecord, stated: str) -> list[Source]:
     """The weights that the run started from, if it did, under the terms that are recorded of them; ``stated`` are others
     where none are, or stricter ones: the terms of their images may not be recorded."""
-    from seed_hub.publishing.licences import KNOWN, Source, most_restrictive
+    from seed_hub.licences import KNOWN, Source, most_restrictive
 
     start = record.settings.start
     if stated and not start:
@@ -155,7 +155,7 @@ def _recorded_start(run: Path, start: str) -> str:
 
 def _teachers(record: RunRecord, stated: str) -> list[Source]:
     """With the terms that the run found at its teachers; ``stated`` are those of the ones it found none at."""
-    from seed_hub.publishing.licences import Source
+    from seed_hub.licences import Source
 
     specs = [spec for spec in (record.settings.teacher, *record.settings.more_teachers) if spec]
     recorded = _recorded_licences(record.path, len(specs))

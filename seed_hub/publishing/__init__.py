@@ -1,4 +1,4 @@
-"""From a run to a page of the Hugging Face Hub: terms, card, folder, push."""
+"""From a run to a page of the Hugging Face Hub: card, folder, push."""
 
 from seed_hub.publishing.push import push_folder
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from seed_hub.errors import SeedHubError
 from seed_hub.golden import GOLDEN, KEY, golden_embeddings
+from seed_hub.licences import Lineage
 from seed_hub.model_folder import CONFIG, HEAD, WEIGHTS, load_model_folder, replace_file
-from seed_hub.publishing.licences import Lineage
 
 CARD, RESULTS, RUN, TERMS = "README.md", "results.jsonl", "run.json", "LICENSE"
 ELSEWHERE = ("model", "lineage", "measured", "terms")  # of a Publication: what other files than run.json hold
