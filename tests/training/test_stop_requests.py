@@ -33,11 +33,12 @@ def ask_all_to_stop() -> None:
 
 
 def test_a_run_whose_whole_group_is_asked_saves_and_can_be_continued(settings, small_settings, monkeypatch):
-    asked, take_step = [], Pupil.take_step
+    steps, take_step = [], Pupil.take_step
 
     def ask_first(self, schedule):
-        if not asked:
-            asked.append(ask_all_to_stop())
+        steps.append(None)
+        if len(steps) == 2:  # a batch of each process has come: all have begun
+            ask_all_to_stop()
         take_step(self, schedule)
 
     monkeypatch.setattr(Pupil, "take_step", ask_first)
@@ -48,11 +49,12 @@ def test_a_run_whose_whole_group_is_asked_saves_and_can_be_continued(settings, s
 
 
 def test_so_does_the_making_of_a_cache(settings, small_settings, scoring_teacher, monkeypatch):
-    asked, ask = [], building.ask_all
+    batches, ask = [], building.ask_all
 
     def ask_first(*given):
-        if not asked:
-            asked.append(ask_all_to_stop())
+        batches.append(None)
+        if len(batches) == 2:
+            ask_all_to_stop()
         return ask(*given)
 
     monkeypatch.setattr(building, "ask_all", ask_first)
