@@ -225,7 +225,8 @@ def _check_file(path: Path) -> None:
 def _row(publication: Publication) -> Weight:
     config, settings = publication.config, publication.settings
     facts = config["seed_hub"]
-    taught = f"{facts['method']} from {facts['teacher']}" if facts.get("teacher") else facts["method"]
+    teacher = (facts.get("teacher") or "").partition("?")[0]  # how it was loaded is on the card
+    taught = f"{facts['method']} from {teacher}" if teacher else facts["method"]
     return Weight(
         name=publication.repository.partition("/")[2],
         sha256=sha256_of(publication.model / FILE_NAME),
