@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,10 +25,9 @@ from seed_hub.training.settings import RunSettings
 from seed_hub.training.view_loading import made_on_device
 from seed_hub.training.views import whole_view
 
-MAY_CHANGE = frozenset(
-    "out data cache teacher more_teachers start workers views_on device save_every allow_bad student method".split()
-)
-"""settings of a run that goes on: places, which may have moved, what decides no number, and what the checkpoint knows itself"""
+NOT_COMPARED = frozenset("out device workers save_every views_on data cache allow_bad student method".split())
+"""settings of a run that goes on which decide no number, or are looked at otherwise: the images by their fingerprint, a cache by
+its manifest, student and method by the checkpoint"""
 NEVER_NONE = ("head_layers", "embedding_width", "out_dim", "bottleneck_width", "predictor_width")
 """counts and widths of which a method needs one at least"""
 MOST = {"crop_least": 1, "jitter": 2.5}
@@ -226,15 +226,20 @@ def check_resumed(folder: RunFolder, settings: RunSettings, own: Any) -> None:
         own: the method's, resolved.
     """
     began, began_own = folder.settings()
-    before, now = (
-        json.loads(json.dumps(each)) for each in (asdict(began) | began_own, asdict(settings) | asdict(own))
-    )
-    for name in now.keys() - MAY_CHANGE:
-        if name in before and before[name] != now[name]:
+    before, now = _placeless(asdict(began) | began_own), _placeless(asdict(settings) | asdict(own))
+    for name in before.keys() & now.keys() - NOT_COMPARED:
+        if before[name] != now[name]:
             raise SeedHubError(
                 f"The run in {folder.path} began with {name} {before[name]}, not {now[name]}: go on with its own settings, "
                 "or name another --out."
             )
+
+
+def _placeless(settings: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has them; of networks the last part of their path, as their folders may have moved."""
+    named: dict[str, Any] = {name: re.split(r"[/\\]", settings[name])[-1] for name in ("teacher", "start")}
+    named["more_teachers"] = [re.split(r"[/\\]", each)[-1] for each in settings["more_teachers"]]
+    return json.loads(json.dumps(settings | named))
 
 
 def check_together(runs: Sequence[RunSettings]) -> None:

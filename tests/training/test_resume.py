@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,6 +106,19 @@ def test_a_run_is_not_resumed_with_other_settings(settings, small_settings, give
     with pytest.raises(SeedHubError, match=f"began with {name} .*, not {value}: go on with its own"):
         run(settings(**given), small_settings("moco") | own, resume=True)
     run(settings(workers=1, save_every=1.0), small_settings("moco"), resume=True)  # decide nothing
+
+
+def test_a_teacher_may_have_moved_but_is_the_same(settings, small_settings, scoring_teacher, tmp_path):
+    made = settings(method="seed", teacher=scoring_teacher)
+    with pytest.raises(engine.Stopped):
+        run(made, small_settings("seed"), stop_at=1)
+    path, query = scoring_teacher.removeprefix("file:").split("?")
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.copy(path, tmp_path / "elsewhere")
+    other = shutil.copy(path, tmp_path / "another.safetensors")
+    with pytest.raises(SeedHubError, match="began with teacher"):
+        run(replace(made, teacher=f"file:{other}?{query}"), small_settings("seed"), resume=True)
+    run(replace(made, teacher=f"file:{moved}?{query}"), small_settings("seed"), resume=True)
 
 
 def test_a_run_is_not_resumed_with_another_student(settings, small_settings, tmp_path):
