@@ -231,6 +231,15 @@ def test_every_number_of_the_card_is_of_a_result(released: Released) -> None:
     assert set(re.findall(r"\d+\.\d\d\b", scores)) <= known  # in the picture's words, too
 
 
+@pytest.mark.parametrize("weight", [w for w in RELEASED if w.tag == "moco_r18_tin200"], ids=lambda w: w.name)
+def test_the_gap_closed_is_that_of_the_readmes_tables(weight: Weight) -> None:
+    """Worked out by two ways: there from names of rows, on the card from what the rows' runs were."""
+    tables = (ROOT / "README.md").read_text(encoding="utf-8")
+    knn, linear = re.findall(rf"^\| `{weight.arch}` \|.* ([\d.]+%) \|", tables, re.MULTILINE)
+    card = Released(weight, ROOT).text
+    assert f"trained without a teacher to the teacher: knn {knn}; linear, fast {linear}" in card
+
+
 def test_what_is_published_elsewhere_is_as_the_file_of_it_says(released: Released) -> None:
     run = json.loads((released.folder / RUN).read_text())
     assert run["published"] == published(released.weight.name, released.root)

@@ -127,6 +127,12 @@ def test_how_far_it_came_from_no_teacher_to_the_teacher() -> None:
     (found,) = compared(*rows, teacher)
     assert names(found) == ["big, teacher", "this run", "l, with labels", "moco, no teacher"]
     assert found.gap_closed == pytest.approx(0.75)
+    facts = {"name": "seed_x", "teacher": "seed:big", "images_seen": 100}
+    mine = line("mine", OWN, 10.0, facts=facts)
+    as_long = line("short", "b", 4.0, facts=alone | {"images_seen": 90})
+    longer = line("long", "c", 11.0, facts=alone | {"images_seen": 900})
+    (found,) = compared(mine, as_long, longer, teacher)
+    assert found.gap_closed == pytest.approx(0.75)  # what a longer run learns is no baseline
     assert compared(*rows)[0].gap_closed is None
     assert compared(rows[0], rows[2], teacher)[0].gap_closed is None
     assert compared(*rows, line("seed:big", "t", 3.0))[0].gap_closed is None  # no gap to close

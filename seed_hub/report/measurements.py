@@ -8,8 +8,9 @@ each network is measured in the one that is fast for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, log
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -103,23 +104,44 @@ def _comparison(run: RunRecord, alike: dict[str, Line], sha: str) -> Comparison:
         if other != sha:
             groups.setdefault(_recipe(line), []).append(line)
     ranked = sorted(groups.values(), key=_mean, reverse=True)
-    roles = [_role(run, group[0]) for group in ranked]
-    # The rows that give a number its meaning first (of each role the best), then the best of the others.
-    order = sorted(range(len(ranked)), key=lambda i: (not roles[i] or roles[i] in roles[:i], i))
     own = alike[sha]
+    roles = [_role(run, group[0]) for group in ranked]
+    meaning = _meaning(own, ranked, roles)
+    # The rows that give a number its meaning first, then the best of the others.
+    order = sorted(range(len(ranked)), key=lambda i: (i not in meaning.values(), i))
     bars = [_bar([own], "this run", own=True)]
     bars += [_bar(ranked[i], _title(ranked[i][0], roles[i])) for i in order[: MOST - 1]]
     bars.sort(key=lambda bar: bar.value, reverse=True)
-    best = {role: group for group, role in reversed(list(zip(ranked, roles, strict=True)))}
-    untrained = best["untrained"][0] if "untrained" in best else None
-    return Comparison(own, bars, len(ranked) + 1 - len(bars), untrained, _gap_closed(own, best))
+    beside = {role: ranked[i] for role, i in meaning.items()}
+    untrained = beside["untrained"][0] if "untrained" in beside else None
+    return Comparison(own, bars, len(ranked) + 1 - len(bars), untrained, _gap_closed(own, beside))
 
 
-def _gap_closed(own: Line, best: dict[str, list[Line]]) -> float | None:
-    """``best``: the best lines of each role."""
-    if not {"teacher", "no teacher"} <= best.keys():
+def _meaning(own: Line, ranked: Sequence[Sequence[Line]], roles: Sequence[str]) -> dict[str, int]:
+    """Role -> the place in ``ranked`` of the row that has it: of several the best; of those without a teacher the one that
+    saw most nearly as many images, since what a longer run learns is no baseline."""
+    found: dict[str, int] = {}
+    for i in range(len(ranked)):
+        role = roles[i]
+        if role == "no teacher" and role in found:
+            nearer = _apart(own, ranked[i][0]) < _apart(own, ranked[found[role]][0])
+            found[role] = i if nearer else found[role]
+        elif role:
+            found.setdefault(role, i)
+    return found
+
+
+def _apart(one: Line, other: Line) -> float:
+    """By how many times the images seen differ, as a logarithm; infinite where that is not known."""
+    a, b = (line["model"].get("facts", {}).get("images_seen") for line in (one, other))
+    return abs(log(a / b)) if a and b else inf
+
+
+def _gap_closed(own: Line, beside: Mapping[str, Sequence[Line]]) -> float | None:
+    """``beside``: by role."""
+    if not {"teacher", "no teacher"} <= beside.keys():
         return None
-    alone, goal = _mean(best["no teacher"]), _mean(best["teacher"])
+    alone, goal = _mean(beside["no teacher"]), _mean(beside["teacher"])
     return (own["mean"] - alone) / (goal - alone) if goal > alone else None
 
 
